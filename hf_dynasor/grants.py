@@ -1,0 +1,167 @@
+"""What a program and an allocation policy say to each other: knob, grants, decisions, and the final answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from hf_dynasor.certaindex import Certaindex
+from hf_dynasor.core import Usage
+from hf_dynasor.errors import ConfigurationError
+
+
+class StopReason(str, Enum):
+    """Why a program ended."""
+
+    CERTAIN = "certain"
+    BUDGET = "budget"
+    LENGTH = "length"
+    GAVE_UP = "gave_up"
+    DENIED = "denied"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knob:
+    """The one dial of a program, in units of its own (paper §3).
+
+    Args:
+        unit: What is counted: samples, width, rollouts or tokens.
+        maximum: The cap; a policy can never grant more in total.
+        step: Smallest grant that makes sense; grants are multiples of it, but for the last one.
+    """
+
+    unit: str
+    maximum: int
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        if self.maximum < 1:
+            raise ConfigurationError(
+                f"Got a budget of {self.maximum} {self.unit} but expected at least 1. Raise the budget."
+            )
+        if not 1 <= self.step <= self.maximum:
+            raise ConfigurationError(f"Got {self.step = } but expected a value in [1, {self.maximum}].")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantRecord:
+    """What one grant bought.
+
+    Args:
+        units: Units granted.
+        total: Units granted so far, these included.
+        certaindex: The reading after they were spent.
+        usage: Tokens of the program so far.
+        sequential_tokens: Longest chain of tokens so far that had to wait for each other.
+    """
+
+    units: int
+    total: int
+    certaindex: Certaindex
+    usage: Usage
+    sequential_tokens: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record, ready for JSON."""
+        return {
+            "units": self.units,
+            "total": self.total,
+            "certaindex": self.certaindex.to_dict(),
+            "net_tokens": self.usage.net_tokens,
+            "sequential_tokens": self.sequential_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A policy's word on the next grant.
+
+    Args:
+        units: Units granted; 0 denies and ends the program.
+        stop_reason: Why it denies; `None` with a grant.
+        explanation: One clause for people, such as `entropy 1.00 > 0.70 at 5 samples`.
+    """
+
+    units: int
+    stop_reason: StopReason | None = None
+    explanation: str = ""
+
+    def __post_init__(self) -> None:
+        if self.units < 0:
+            raise ConfigurationError(f"Got {self.units = } but expected 0 (deny) or more.")
+        if (self.units == 0) != (self.stop_reason is not None):
+            raise ConfigurationError(f"Got {self.units = } with {self.stop_reason = }: denials, and only they, have one.")
+
+
+class AllocationPolicy(Protocol):
+    """Decides how much of its knob a program may spend next. A pure function of what has been seen."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in records and messages."""
+        ...
+
+    def allocate(self, knob: Knob, trace: Sequence[GrantRecord]) -> Decision:
+        """The next grant for a program with this knob and this history of grants (empty at first)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a program ends with.
+
+    Args:
+        text: The answer as its paths most often spelt it; `None` where no path stated one.
+        certaindex: The last reading.
+        trace: One record for each grant.
+        stop_reason: Why it ended.
+        explanation: The same for people.
+        usage: Tokens of the whole program, cancelled paths included.
+        sequential_tokens: Longest chain of tokens that had to wait for each other: waves add up, parallel
+            paths do not.
+        budget: The knob's maximum.
+        unit: The knob's unit.
+        num_failed: Paths that an engine failed to finish; they had no vote.
+    """
+
+    text: str | None
+    certaindex: Certaindex
+    trace: tuple[GrantRecord, ...]
+    stop_reason: StopReason
+    explanation: str
+    usage: Usage
+    sequential_tokens: int
+    budget: int
+    unit: str
+    num_failed: int = 0
+    votes: tuple[tuple[str, float], ...] = field(default=())
+
+    @property
+    def units_spent(self) -> int:
+        """Units of the knob that were granted in total."""
+        return self.trace[-1].total if self.trace else 0
+
+    @property
+    def is_early(self) -> bool:
+        """Whether it ended before its budget was spent."""
+        return self.units_spent < self.budget
+
+    @property
+    def full_budget_tokens(self) -> int:
+        """Estimate of the net tokens at the full budget: mean tokens of a unit so far, times the budget."""
+        return round(self.usage.net_tokens / self.units_spent * self.budget) if self.units_spent else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer, ready for JSON."""
+        return {
+            "answer": self.text,
+            "certaindex": self.certaindex.to_dict(),
+            "grants": [record.to_dict() for record in self.trace],
+            "stop_reason": self.stop_reason.value,
+            "explanation": self.explanation,
+            "usage": self.usage.to_dict(),
+            "sequential_tokens": self.sequential_tokens,
+            "num_failed": self.num_failed,
+        }

@@ -1,0 +1,188 @@
+"""`ReasoningProgram`: an algorithm that spends a knob in grants and knows how certain it is.
+
+The base class owns the loop (ask the policy, execute the grant, update the certaindex, until denied) and
+the token account. It does no I/O: its `flow` yields commands and is sent completions, one at a time, and
+a driver (`hf_dynasor.drivers`) carries them to an engine and back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from typing import Any, TypeAlias
+
+from hf_dynasor.certaindex import Certaindex
+from hf_dynasor.core import MAX_SEED, Cancel, Command, Completion, FinishReason, RequestKey, Usage
+from hf_dynasor.errors import ProgramError
+from hf_dynasor.grants import AllocationPolicy, Answer, Decision, GrantRecord, Knob
+
+Flow: TypeAlias = Generator[tuple[Command, ...], Completion, None]
+"""What `execute` is: it yields commands (or `()` to wait) and is sent the next completion."""
+
+ProgramFlow: TypeAlias = Generator[tuple[Command, ...], Completion, Answer]
+"""What a driver drives: a whole program, from its first request to its answer."""
+
+DEFAULT_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+"""Appended to a question by default, so that answers can be found."""
+
+
+class ReasoningProgram(ABC):
+    """An algorithm with a knob (paper §2): subclasses say how a grant is spent and what is known after it.
+
+    Args:
+        program_id: Names the program among those of an engine.
+        knob: The dial and its cap.
+
+    Attributes:
+        certaindex: What it knows now.
+        trace: One record for each grant so far.
+        usage: Its tokens so far.
+    """
+
+    name: str
+
+    def __init__(self, *, program_id: str, knob: Knob) -> None:
+        self.program_id = program_id
+        self.knob = knob
+        self.certaindex = Certaindex()
+        self.trace: tuple[GrantRecord, ...] = ()
+        self.usage = Usage()
+        self.num_failed = 0
+        self._depth = 0
+        self._has_started = False
+
+    @abstractmethod
+    def execute(self, grant: int) -> Flow:
+        """Spend `grant` units. Returning early cancels what is still in flight."""
+
+    @abstractmethod
+    def update_certaindex(self) -> None:
+        """Set `certaindex` from what has been seen; called once after each grant."""
+
+    @abstractmethod
+    def select_answer(self) -> str | None:
+        """The answer from what has been seen; `None` where no path stated one."""
+
+    def list_votes(self) -> tuple[tuple[str, float], ...]:
+        """Candidate answers with their weights, heaviest first, for people; empty where nothing is voted."""
+        return ()
+
+    def key(self, request_id: str) -> RequestKey:
+        """The key of one of this program's requests."""
+        return RequestKey(program_id=self.program_id, request_id=request_id)
+
+    def flow(self, policy: AllocationPolicy) -> ProgramFlow:
+        """Ask, execute, update, until denied; then the answer. Runs once.
+
+        Raises:
+            ProgramError: The policy grants more than the cap, or the program runs twice.
+        """
+        if self._has_started:
+            raise ProgramError(f"Program {self.program_id!r} has run already: make a new one for another run.")
+        self._has_started = True
+        while (decision := self._ask(policy)).units:
+            yield from self._execute_and_account(decision.units)
+            self.update_certaindex()
+            self.trace = (*self.trace, self._record(decision.units))
+        return self._build_answer(decision)
+
+    @property
+    def num_granted(self) -> int:
+        """Units granted so far."""
+        return self.trace[-1].total if self.trace else 0
+
+    @abstractmethod
+    def snapshot(self) -> dict[str, Any]:
+        """Everything the program has seen, ready for JSON."""
+
+    def _ask(self, policy: AllocationPolicy) -> Decision:
+        decision = policy.allocate(self.knob, self.trace)
+        left = self.knob.maximum - self.num_granted
+        if decision.units > left:
+            raise ProgramError(
+                f"Policy {policy.name!r} granted {decision.units} {self.knob.unit} but at most {left} are left "
+                f"of {self.knob.maximum}."
+            )
+        return decision
+
+    def _execute_and_account(self, grant: int) -> Flow:
+        """Run `execute`, count every completion, and cancel what it leaves in flight.
+
+        Each request remembers how deep the program was when it was sent: its tokens had to wait for all
+        that was seen before, which gives the longest chain of sequential tokens.
+        """
+        depth_at_start: dict[RequestKey, int] = {}
+        execution = self.execute(grant)
+        completion: Completion | None = None
+        while True:
+            try:
+                commands = next(execution) if completion is None else execution.send(completion)
+            except StopIteration:
+                break
+            self._note_commands(commands, depth_at_start)
+            completion = yield commands
+            self._account(completion, depth_at_start)
+        if depth_at_start:
+            completion = yield (Cancel(keys=tuple(depth_at_start)),)
+            self._account(completion, depth_at_start)
+        while depth_at_start:
+            completion = yield ()
+            self._account(completion, depth_at_start)
+
+    def _note_commands(self, commands: tuple[Command, ...], depth_at_start: dict[RequestKey, int]) -> None:
+        for command in commands:
+            if isinstance(command, Cancel):
+                continue
+            if command.key in depth_at_start:
+                raise ProgramError(f"Request {command.key.request_id!r} of {self.program_id!r} is in flight already.")
+            depth_at_start[command.key] = self._depth
+        if not depth_at_start:
+            raise ProgramError(f"Program {self.program_id!r} waits for a completion with nothing in flight.")
+
+    def _account(self, completion: Completion, depth_at_start: dict[RequestKey, int]) -> None:
+        started = depth_at_start.pop(completion.key)
+        self._depth = max(self._depth, started + completion.usage.net_tokens)
+        self.usage = self.usage + completion.usage
+        self.num_failed += completion.finish_reason is FinishReason.FAILED
+
+    def _record(self, units: int) -> GrantRecord:
+        return GrantRecord(
+            units=units,
+            total=self.num_granted + units,
+            certaindex=self.certaindex,
+            usage=self.usage,
+            sequential_tokens=self._depth,
+        )
+
+    def _build_answer(self, decision: Decision) -> Answer:
+        assert decision.stop_reason is not None  # Decision checks that a denial has one
+        return Answer(
+            text=self.select_answer(),
+            certaindex=self.certaindex,
+            trace=self.trace,
+            stop_reason=decision.stop_reason,
+            explanation=decision.explanation,
+            usage=self.usage,
+            sequential_tokens=self._depth,
+            budget=self.knob.maximum,
+            unit=self.knob.unit,
+            num_failed=self.num_failed,
+            votes=self.list_votes(),
+        )
+
+
+def derive_seed(seed: int | None, *path: object) -> int | None:
+    """A seed for one request, from the program's seed and the request's place; `None` stays `None`.
+
+    Examples:
+        >>> derive_seed(7, "sample", 0) == derive_seed(7, "sample", 0) != derive_seed(7, "sample", 1)
+        True
+    """
+    if seed is None:
+        return None
+    digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") & MAX_SEED
+
+
+__all__ = ["DEFAULT_INSTRUCTION", "Flow", "ProgramFlow", "ReasoningProgram", "derive_seed"]

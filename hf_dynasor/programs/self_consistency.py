@@ -1,0 +1,174 @@
+"""Self-consistency: sample several chains of thought, vote on their answers (knob: samples).
+
+Certaindex: normalised entropy and agreement of the answers' groups and, where the engine gives
+log-probabilities, the probability of the majority's answer tokens (paper §2, §3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from hf_dynasor.answers import AnswerFormat, AnswerGroups, extract_answer, group_answers
+from hf_dynasor.certaindex import Certaindex, agreement, answer_probability, mean_signal, normalised_entropy
+from hf_dynasor.core import Completion, FinishReason, Generate, Prompt, SamplingParams
+from hf_dynasor.errors import ConfigurationError, ProgramError
+from hf_dynasor.grants import Knob
+from hf_dynasor.program import Flow, ReasoningProgram, derive_seed
+
+DEFAULT_SAMPLING = SamplingParams(max_new_tokens=512, temperature=0.7)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One finished path.
+
+    Args:
+        index: Its place among the program's samples.
+        text: What was generated.
+        answer: The final answer that it states; `None` where it states none.
+        probability: Geometric mean probability of the answer's tokens, where known.
+        num_tokens: Tokens generated.
+        finish_reason: How it ended.
+    """
+
+    index: int
+    text: str
+    answer: str | None
+    probability: float | None
+    num_tokens: int
+    finish_reason: FinishReason
+
+
+class SelfConsistency(ReasoningProgram):
+    """Vote over independent samples.
+
+    Args:
+        prompt: What every sample continues.
+        budget: Most samples.
+        sampling: How each is decoded; its `seed` seeds the program, and each sample gets its own from it.
+        answer_format: How answers are found and told apart.
+        program_id: Names it among the programs of an engine.
+
+    Examples:
+        >>> from hf_dynasor.drivers import run
+        >>> from hf_dynasor.scheduler import StaticThreshold
+        >>> from hf_dynasor.testing import ScriptedEngine
+        >>> engine = ScriptedEngine(["So \\\\boxed{4}."] * 20)
+        >>> answer = run(SelfConsistency(Prompt.chat("What is 2+2?")), engine, StaticThreshold())
+        >>> answer.text, answer.units_spent, answer.stop_reason.value
+        ('4', 5, 'certain')
+    """
+
+    name = "self_consistency"
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        *,
+        budget: int = 20,
+        sampling: SamplingParams = DEFAULT_SAMPLING,
+        answer_format: AnswerFormat = "auto",
+        program_id: str = "program",
+    ) -> None:
+        super().__init__(program_id=program_id, knob=Knob(unit="samples", maximum=budget))
+        if sampling.temperature == 0 and budget > 1:
+            raise ConfigurationError(
+                f"Got {sampling.temperature = } with {budget = }: greedy samples are all the same. "
+                "Expected a temperature above 0, such as 0.7, or a budget of 1."
+            )
+        self.prompt = prompt
+        self.sampling = sampling
+        self.answer_format = answer_format
+        self.samples: list[Sample] = []
+        self._num_requested = 0
+        self._errors: list[str] = []
+        self._groups: AnswerGroups | None = None
+
+    def execute(self, grant: int) -> Flow:
+        """Send `grant` samples together and keep each as it ends."""
+        first = self._num_requested
+        self._num_requested += grant
+        commands = tuple(self._make_request(index) for index in range(first, self._num_requested))
+        for _ in range(grant):
+            completion = yield commands
+            commands = ()
+            self._observe(completion)
+
+    def update_certaindex(self) -> None:
+        """Group the answers; a path that states none stands alone, so silence never looks like agreement."""
+        # By index, not by arrival: the vote must not depend on which sample an engine finished first.
+        self.samples.sort(key=lambda sample: sample.index)
+        self._groups = group_answers([sample.answer for sample in self.samples], format=self.answer_format)
+        sizes = [len(group.indices) for group in self._groups.groups] + [1] * self._groups.num_missing
+        self.certaindex = Certaindex(
+            entropy=normalised_entropy(sizes),
+            agreement=agreement(sizes) if self._groups.groups else None,
+            answer_probability=self._majority_probability(),
+            num_paths=len(self.samples),
+        )
+
+    def select_answer(self) -> str | None:
+        """The majority's answer; the group seen first wins a tie."""
+        if not self.samples:
+            errors = "; ".join(self._errors[:3]) or "no sample was granted"
+            raise ProgramError(f"No sample of {self.program_id!r} was finished: {errors}.")
+        return self._groups.groups[0].representative if self._groups and self._groups.groups else None
+
+    def list_votes(self) -> tuple[tuple[str, float], ...]:
+        """Answers with the number of samples that state them."""
+        groups = self._groups.groups if self._groups else ()
+        return tuple((group.representative, float(len(group.indices))) for group in groups)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Its samples and where it stands, ready for JSON."""
+        return {
+            "program": self.name,
+            "program_id": self.program_id,
+            "budget": self.knob.maximum,
+            "grants": [record.to_dict() for record in self.trace],
+            "samples": [asdict(sample) | {"finish_reason": sample.finish_reason.value} for sample in self.samples],
+        }
+
+    def _make_request(self, index: int) -> Generate:
+        sampling = replace(self.sampling, seed=derive_seed(self.sampling.seed, "sample", index))
+        return Generate(key=self.key(f"sample-{index}"), prompt=self.prompt, sampling=sampling)
+
+    def _observe(self, completion: Completion) -> None:
+        if completion.finish_reason is FinishReason.FAILED:
+            self._errors.append(completion.error or "unknown error")
+            return
+        answer = extract_answer(completion.text, format=self.answer_format)
+        self.samples.append(
+            Sample(
+                index=int(completion.key.request_id.removeprefix("sample-")),
+                text=completion.text,
+                answer=answer,
+                probability=_find_probability(completion, answer),
+                num_tokens=completion.usage.net_tokens,
+                finish_reason=completion.finish_reason,
+            )
+        )
+
+    def _majority_probability(self) -> float | None:
+        if self._groups is None or not self._groups.groups:
+            return None
+        probabilities = [self.samples[index].probability for index in self._groups.groups[0].indices]
+        return mean_signal([value for value in probabilities if value is not None])
+
+
+def _find_probability(completion: Completion, answer: str | None) -> float | None:
+    """Geometric mean probability of the tokens that spell the answer where it was stated last."""
+    if answer is None or completion.logprobs is None or completion.offsets is None:
+        return None
+    start = completion.text.rfind(answer)
+    if start < 0:
+        return None
+    end = start + len(answer)
+    borders = [*completion.offsets, len(completion.text)]
+    inside = [
+        logprob
+        for logprob, left, right in zip(completion.logprobs, borders[:-1], borders[1:], strict=True)
+        if left < end and right > start
+    ]
+    return answer_probability(inside)
