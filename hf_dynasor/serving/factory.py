@@ -1,0 +1,49 @@
+"""Makes the engine that fits a model, from a name, a path, a pipeline or a loaded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from hf_dynasor.engine import Engine
+from hf_dynasor.errors import name_unknown
+from hf_dynasor.serving.generate_engine import GenerateEngine
+from hf_dynasor.serving.loading import EMBEDDED_NAME, LoadedModel, from_pipeline, load_model
+
+EngineName: TypeAlias = Literal["auto", "continuous", "generate"]
+
+
+def make_engine(
+    model: str | Path | LoadedModel | Any = EMBEDDED_NAME,
+    *,
+    engine: EngineName = "auto",
+    dtype: str = "auto",
+    device: str = "auto",
+    **options: Any,
+) -> Engine:
+    """Make a local engine.
+
+    Args:
+        model: A hub name, a folder, a `.gguf` file, `"embedded"`, a `LoadedModel`, or a user's own
+            `pipeline("text-generation", ...)`.
+        engine: `generate` or `continuous`; `auto` takes the faster one for the model's device.
+        dtype, device: For models that are still to be loaded; see `load_model`.
+        options: Passed on to the engine's class.
+
+    Raises:
+        ModelLoadError: The model cannot be loaded.
+        UnsupportedError: The engine that was asked for cannot run the model.
+        ConfigurationError: An unknown engine, dtype or device.
+    """
+    if engine not in ("auto", "continuous", "generate"):
+        raise name_unknown("engine", engine, ["auto", "continuous", "generate"])
+    loaded = _load(model, dtype, device)
+    return GenerateEngine(loaded, **options)
+
+
+def _load(model: Any, dtype: str, device: str) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        return model
+    if isinstance(model, (str, Path)):
+        return load_model(model, dtype=dtype, device=device)
+    return from_pipeline(model)

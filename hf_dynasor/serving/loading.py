@@ -1,0 +1,283 @@
+"""Finds, reads and prepares a causal language model and its tokenizer. Knows no engine.
+
+Whatever can go wrong comes back as one clear line: `ModelLoadError` for the model, `ConfigurationError` for
+an option, `MissingExtraError` for a package that a format needs.
+"""
+
+from __future__ import annotations
+
+import copy
+import http.client
+import importlib.util
+import logging
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from hf_dynasor.errors import ConfigurationError, MissingExtraError, ModelLoadError, name_unknown
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_NAME = "embedded"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# What transformers, huggingface_hub, gguf and safetensors raise for a model that cannot be read (by trying:
+# no such name, offline, no weights, broken JSON, broken safetensors, broken GGUF, unknown architecture,
+# weights of other shapes, a package that remote code or a quantised checkpoint needs).
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, SafetensorError)
+# Settings of a generation config that would change what is sampled; engines follow the request instead.
+LEFT_OUT_SETTINGS = {
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "min_p": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "sequence_bias": None,
+    "guidance_scale": None,
+    "watermarking_config": None,
+}
+_HUB_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A causal language model that is ready to generate, with its tokenizer.
+
+    Args:
+        model: A transformers model with a language-modelling head, in eval mode.
+        tokenizer: The tokenizer that belongs to it.
+        name: What to call it in messages and records.
+        generation_config: Where the end-of-turn token ids come from; `None` takes the model's own. Its
+            sampling settings are never mixed into a request (those that would act are named in a warning).
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    generation_config: Any = None
+
+    @property
+    def config(self) -> Any:
+        """The configuration of the text model."""
+        return self.model.config.get_text_config()
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """The ids that end a turn: the generation config's, else the model config's, else the tokenizer's."""
+        sources = (self.generation_config or self.model.generation_config, self.config, self.tokenizer)
+        for source in sources:
+            ids = getattr(source, "eos_token_id", None)
+            if ids is not None:
+                return frozenset(ids if isinstance(ids, (list, tuple)) else [ids])
+        return frozenset()
+
+    @property
+    def pad_token_id(self) -> int:
+        """An id to fill places with that are masked anyway."""
+        ids = (self.tokenizer.pad_token_id, *sorted(self.eos_token_ids), 0)
+        return int(next(token_id for token_id in ids if token_id is not None))
+
+    @property
+    def max_context(self) -> int | None:
+        """Most tokens that the model was made for, prompt and answer together; `None` where it does not say."""
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+            value = getattr(self.config, name, None)
+            if isinstance(value, int) and value > 0:
+                return value
+        return None
+
+
+def load_model(
+    name_or_path: str | Path = EMBEDDED_NAME,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    local_files_only: bool | None = None,
+    attn_implementation: str | None = None,
+) -> LoadedModel:
+    """Load a causal language model with its tokenizer.
+
+    Args:
+        name_or_path: A hub name, a local folder, a `.gguf` file, or `"embedded"` for the package's own reasoner.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU (equal tokens from every engine,
+            and quick on every CPU; bfloat16 is up to twice as fast where the CPU has instructions for it) and
+            the checkpoint's own elsewhere.
+        device: A torch device such as `cpu` or `cuda:1`, or `auto`: the accelerator if there is one.
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Run code that comes with the checkpoint.
+        local_files_only: Never ask the hub. `None` asks it only if it answers within a few seconds.
+        attn_implementation: Passed on to transformers.
+
+    Raises:
+        ModelLoadError: The model was not found, cannot be read, or is no decoder-only language model.
+        ConfigurationError: An unknown dtype or device.
+        MissingExtraError: A GGUF file without the `gguf` package.
+    """
+    target = _pick_device(device)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
+    source, name, where = _locate(str(name_or_path), local_files_only)
+    options |= where
+    _refuse_encoder_decoder(name, source, options)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except LOAD_ERRORS as error:
+        raise ModelLoadError(f"Cannot load the tokenizer of {name!r}: {_first_line(error)}") from error
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=_pick_dtype(dtype, target), **options)
+        model.to(target)
+    except LOAD_ERRORS as error:
+        raise ModelLoadError(f"Cannot load model {name!r}: {_first_line(error)}") from error
+    return prepare(LoadedModel(model=model, tokenizer=tokenizer, name=name))
+
+
+def from_pipeline(pipe: Any) -> LoadedModel:
+    """Use the model, tokenizer and generation config of a `pipeline("text-generation", ...)`.
+
+    Raises:
+        ModelLoadError: The pipeline is of another task, or has no tokenizer.
+    """
+    task = getattr(pipe, "task", None)
+    if task != "text-generation":
+        raise ModelLoadError(f"Got a pipeline for {task!r} but expected one for 'text-generation'.")
+    if pipe.tokenizer is None:
+        raise ModelLoadError("The pipeline has no tokenizer. Pass one: pipeline(..., tokenizer=...).")
+    name = str(getattr(pipe.model, "name_or_path", "") or "pipeline")
+    config = getattr(pipe, "generation_config", None)
+    return prepare(LoadedModel(model=pipe.model, tokenizer=pipe.tokenizer, name=name, generation_config=config))
+
+
+def prepare(loaded: LoadedModel) -> LoadedModel:
+    """Put a model into eval mode, keep a copy of its generation config, and name what of it is left out."""
+    if loaded.config.is_encoder_decoder:
+        raise ModelLoadError(_describe_encoder_decoder(loaded.name))
+    config = loaded.generation_config or loaded.model.generation_config or GenerationConfig()
+    ignored = {
+        name: getattr(config, name)
+        for name, neutral in LEFT_OUT_SETTINGS.items()
+        if getattr(config, name, None) not in (None, neutral)
+    }
+    if ignored:
+        settings = ", ".join(f"{name}={value!r}" for name, value in ignored.items())
+        logger.warning("Left out of %s's generation config, as SamplingParams has no such setting: %s", loaded.name, settings)
+    loaded.model.eval()
+    return replace(loaded, generation_config=copy.deepcopy(config))
+
+
+def _locate(name: str, local_files_only: bool | None) -> tuple[str, str, dict[str, Any]]:
+    """Where transformers should look: source, the name to show, and further options."""
+    if name == EMBEDDED_NAME and not Path(name).exists():
+        return str(_find_embedded()), EMBEDDED_NAME, {"local_files_only": True}
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelLoadError(f"No such file: {name!r}.")
+        if importlib.util.find_spec("gguf") is None:
+            raise MissingExtraError("GGUF files need the gguf package: pip install 'hf-dynasor[gguf]'.")
+        return str(path.parent), path.stem, {"gguf_file": path.name, "local_files_only": True}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelLoadError(f"Folder {name!r} holds no config.json that can be read: it is not a transformers model.")
+        return str(path), path.name or name, {"local_files_only": True}
+    if path.exists():
+        raise ModelLoadError(f"{name!r} is a file, but neither a model folder nor a .gguf file.")
+    if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        raise ModelLoadError(f"No such folder: {name!r}.")
+    return name, name, {"local_files_only": _must_stay_local(local_files_only)}
+
+
+def _find_embedded() -> Path:
+    try:
+        from hf_dynasor.embedded import REASONER_PATH
+    except ImportError as error:
+        raise ModelLoadError("The embedded model is not part of this installation. Name another model.") from error
+    return Path(REASONER_PATH)
+
+
+def _must_stay_local(local_files_only: bool | None) -> bool:
+    """Whether to look into the local cache only: told so, or the hub does not answer.
+
+    Asked for a file while offline, huggingface_hub retries for 20 seconds and more per file; one short
+    question first makes that a few seconds in all.
+    """
+    if local_files_only is not None:
+        return local_files_only
+    if constants.HF_HUB_OFFLINE:
+        return True
+    try:
+        with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=_HUB_TIMEOUT_S):
+            return False
+    except urllib.error.HTTPError:
+        return False  # it answered
+    except (OSError, http.client.HTTPException):
+        logger.info("%s does not answer: using what the local cache has.", constants.ENDPOINT)
+        return True
+
+
+def _refuse_encoder_decoder(name: str, source: str, options: dict[str, Any]) -> None:
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+    except LOAD_ERRORS as error:
+        raise ModelLoadError(_explain_missing(name, error, options)) from error
+    if config.get_text_config().is_encoder_decoder:
+        raise ModelLoadError(_describe_encoder_decoder(name))
+
+
+def _explain_missing(name: str, error: BaseException, options: dict[str, Any]) -> str:
+    is_hub_name = "gguf_file" not in options and not Path(name).exists()
+    if is_hub_name and isinstance(error, OSError) and options.get("local_files_only"):
+        return (
+            f"Model {name!r} is neither a local folder nor in the local cache, and {constants.ENDPOINT} cannot be "
+            "asked (offline). Pass a folder or a .gguf file, or go online once to download it."
+        )
+    return f"Cannot load model {name!r}: {_first_line(error)}"
+
+
+def _describe_encoder_decoder(name: str) -> str:
+    return f"Model {name!r} is an encoder-decoder: expected a decoder-only language model such as Llama or Qwen."
+
+
+def _pick_device(device: str) -> torch.device:
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigurationError(f"Got {device = } but expected 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.") from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(f"Got {device = } but torch sees no CUDA device here. Use 'auto' or 'cpu'.")
+    return target
+
+
+def _pick_dtype(dtype: str, device: torch.device) -> Any:
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if dtype not in DTYPES:
+        raise name_unknown("dtype", dtype, ["auto", *DTYPES])
+    return DTYPES[dtype]
+
+
+def _first_line(error: BaseException, limit: int = 300) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:limit]

@@ -1,0 +1,122 @@
+"""What all local engines share: encoding, checking, taking and ending requests. The model runs in a backend."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from hf_dynasor.core import FinishReason, Generate, Request, RequestKey
+from hf_dynasor.engine import Ability, Sink, check_abilities
+from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.serving.loading import LoadedModel
+from hf_dynasor.serving.prompts import PromptEncoder
+from hf_dynasor.serving.text_stream import TextStream
+from hf_dynasor.serving.tracks import Ledger, Track
+
+CLOSE_TIMEOUT_S = 30.0
+_serials = itertools.count()
+
+
+class Backend(Protocol):
+    """Runs tracks in a thread of its own and reports on them through the ledger that it was made with."""
+
+    def check_fits(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
+        """Raise `ConfigurationError` if a request could never run."""
+        ...
+
+    def start(self, tracks: Sequence[Track]) -> None:
+        """Take tracks; returns at once."""
+        ...
+
+    def cancel(self, tracks: Sequence[Track]) -> None:
+        """Settle tracks that are marked as cancelled soon; returns at once."""
+        ...
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread; waits for it at most so long."""
+        ...
+
+
+class LocalEngine:
+    """An `Engine` over a model in this process. Use it as a context manager, or call `close`."""
+
+    def __init__(self, name: str, loaded: LoadedModel, abilities: frozenset[Ability], ledger: Ledger, backend: Backend) -> None:
+        self._name = name
+        self._abilities = abilities
+        self.loaded = loaded
+        self._encoder = PromptEncoder(loaded)
+        self._ledger = ledger
+        self._backend = backend
+        # Also runs when the engine is forgotten and at interpreter exit, before the thread would be torn down.
+        self._finalizer = weakref.finalize(self, _shut_down, ledger, backend)
+
+    @property
+    def name(self) -> str:
+        """Such as `generate(reasoner)`."""
+        return self._name
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What it can do besides generating."""
+        return self._abilities
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests that were taken and have not ended yet."""
+        return len(self._ledger)
+
+    def submit(self, requests: Sequence[Request], sink: Sink) -> None:
+        """Take requests, all or none; see `Engine.submit`."""
+        self._ledger.check_open()
+        check_abilities(self._name, self._abilities, requests)
+        if tracks := [self._make_track(request, sink) for request in requests]:
+            self._ledger.enter(tracks, self._backend.start)
+
+    def cancel(self, keys: Sequence[RequestKey]) -> None:
+        """Ask requests to end soon; see `Engine.cancel`."""
+        if tracks := self._ledger.mark_cancelled(keys):
+            self._backend.cancel(tracks)
+
+    def check_health(self) -> None:
+        """Raise `EngineError` if the engine was closed or died."""
+        self._ledger.check_open()
+
+    def close(self) -> None:
+        """End everything in flight as cancelled and join the thread. Safe to call twice."""
+        self._finalizer()
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _make_track(self, request: Request, sink: Sink) -> Track:
+        if not isinstance(request, Generate):
+            raise ConfigurationError(f"Got a request of type {type(request).__name__} but expected Generate.")
+        ids = self._encoder.encode(request.prompt)
+        self._encoder.check_length(len(ids), request.sampling.max_new_tokens)
+        self._backend.check_fits(len(ids), request.sampling.max_new_tokens)
+        return Track(
+            request=request,
+            prompt_ids=ids,
+            eos_token_ids=self.loaded.eos_token_ids,
+            sink=sink,
+            stream=TextStream(self.loaded.tokenizer, ids, request.sampling.stop),
+            serial=f"hf_dynasor-{next(_serials)}",
+        )
+
+
+def check_positive(**values: Any) -> None:
+    """Raise `ConfigurationError` for the first value that is below 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigurationError(f"Got {name} = {value} but expected at least 1.")
+
+
+def _shut_down(ledger: Ledger, backend: Backend) -> None:
+    ledger.refuse_new("is closed.")
+    backend.stop(CLOSE_TIMEOUT_S)
+    ledger.end("is closed.", FinishReason.CANCELLED)
