@@ -1,0 +1,98 @@
+"""Allocation policies: what they grant, when they deny, and what they refuse."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_dynasor.certaindex import Certaindex, Thresholds
+from hf_dynasor.core import Usage
+from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.grants import Decision, GrantRecord, Knob, StopReason
+from hf_dynasor.scheduler import POLICIES, Even, Length, StaticThreshold
+
+
+def record(units, total, *, entropy=None, tokens=100):
+    return GrantRecord(
+        units=units,
+        total=total,
+        certaindex=Certaindex(entropy=entropy, num_paths=total),
+        usage=Usage(sampled=tokens),
+        sequential_tokens=tokens,
+    )
+
+
+def spend(policy, knob, entropies, tokens=100):
+    """Ask a policy until it denies; certaindex after the i-th grant is the i-th of `entropies`."""
+    trace = ()
+    while (decision := policy.allocate(knob, trace)).units:
+        total = decision.units + (trace[-1].total if trace else 0)
+        entropy = entropies[min(len(trace), len(entropies) - 1)]
+        trace = (*trace, record(decision.units, total, entropy=entropy, tokens=tokens * total))
+    return [item.units for item in trace], decision.stop_reason
+
+
+def test_even_grants_the_whole_budget_at_once():
+    assert spend(Even(), Knob(unit="samples", maximum=20), [1.0]) == ([20], StopReason.BUDGET)
+
+
+def test_static_stops_a_certain_program_at_the_detection_point():
+    assert spend(StaticThreshold(), Knob(unit="samples", maximum=20), [1.0]) == ([5], StopReason.CERTAIN)
+
+
+def test_static_runs_an_uncertain_program_to_the_cap_without_reading_again():
+    """Certain at 20 or not, it was read once at detect @knob."""
+    assert spend(StaticThreshold(), Knob(unit="samples", maximum=20), [0.69, 1.0]) == ([5, 15], StopReason.BUDGET)
+
+
+def test_static_with_a_budget_at_the_detection_point_ends_by_budget():
+    assert spend(StaticThreshold(), Knob(unit="samples", maximum=5), [1.0]) == ([5], StopReason.BUDGET)
+
+
+def test_length_stops_a_program_with_a_long_beginning():
+    knob = Knob(unit="samples", maximum=20)
+    assert spend(Length(max_tokens=499), knob, [0.5], tokens=100) == ([5], StopReason.LENGTH)
+    assert spend(Length(max_tokens=500), knob, [0.5], tokens=100) == ([5, 15], StopReason.BUDGET)
+
+
+@given(
+    st.sampled_from([Even(), StaticThreshold(), StaticThreshold(detect_at=3), Length(max_tokens=300)]),
+    st.integers(1, 64),
+    st.lists(st.floats(0, 1), min_size=1, max_size=4),
+)
+def test_no_policy_exceeds_the_budget_or_goes_on_forever(policy, budget, entropies):
+    grants, reason = spend(policy, Knob(unit="samples", maximum=budget), entropies)
+    assert 1 <= sum(grants) <= budget
+    assert (reason is StopReason.BUDGET) == (sum(grants) == budget)
+
+
+@pytest.mark.parametrize("policy", [StaticThreshold, Length])
+def test_a_detection_point_below_one_is_refused(policy):
+    with pytest.raises(ConfigurationError, match="detect_at = 0"):
+        policy(detect_at=0)
+
+
+def test_a_token_limit_below_one_is_refused():
+    with pytest.raises(ConfigurationError, match="max_tokens = 0"):
+        Length(max_tokens=0)
+
+
+def test_every_named_policy_can_be_made_and_knows_its_name():
+    assert {name: POLICIES[name]().name for name in POLICIES} == {name: name for name in POLICIES}
+
+
+def test_a_denial_needs_a_reason_and_a_grant_has_none():
+    with pytest.raises(ConfigurationError):
+        Decision(units=0)
+    with pytest.raises(ConfigurationError):
+        Decision(units=1, stop_reason=StopReason.BUDGET)
+
+
+@pytest.mark.parametrize(("maximum", "step"), [(0, 1), (-3, 1), (5, 6), (5, 0)])
+def test_a_knob_without_room_is_refused(maximum, step):
+    with pytest.raises(ConfigurationError, match="expected"):
+        Knob(unit="samples", maximum=maximum, step=step)
+
+
+def test_thresholds_are_the_policys_own():
+    policy = StaticThreshold(thresholds=Thresholds(entropy=0.4))
+    assert spend(policy, Knob(unit="samples", maximum=20), [0.41]) == ([5], StopReason.CERTAIN)
