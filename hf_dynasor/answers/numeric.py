@@ -1,0 +1,153 @@
+"""Plain numbers, exactly: integers, decimals, fractions, mixed numbers, with units and currency around them.
+
+Everything here is syntax and `Fraction`; nothing is rounded and nothing can take long. A unit, a currency and a
+percent sign are words around the number: `$18`, `18 dollars` and `18` are one answer, and so are `50%` and `50`
+(questions that ask for a percentage are answered either way), while `50%` and `0.5` are two.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+MAX_DIGITS = 200
+
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?:[ ]\d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+"
+_PART = r"\s*[+-]?\s*(?:\d+(?:\.\d*)?|\.\d+)\s*"
+_CURRENCY = r"(?:\\?\$|[€£¥₹]|USD|EUR|GBP|Rs\.?)"
+_NUMBER = re.compile(
+    rf"""(?:(?:about|approximately|approx\.?|roughly|\\approx)\s*)?
+    (?P<sign>[+-]?)\s*{_CURRENCY}?\s*(?P<inner_sign>[+-]?)\s*
+    (?:(?:(?P<whole>\d+)\s*)?\\frac\s*\{{(?P<top>{_PART})\}}\s*\{{(?P<bottom>{_PART})\}}
+    |(?:(?P<slash_whole>\d+)\s+)?(?P<slash_top>\d+(?:\.\d+)?)\s*/\s*(?P<slash_bottom>\d+(?:\.\d+)?)(?![\d.])
+    |(?P<decimal>{_DECIMAL})(?:[eE](?P<exponent>[+-]?\d{{1,3}})(?!\w)
+        |\s*(?:\\times|\\cdot|\*|x)\s*10\^\s*\{{?\s*(?P<power>[+-]?\d{{1,3}})\s*\}}?)?)""",
+    re.VERBOSE | re.ASCII,
+)
+_ATTACHED_UNITS = (
+    "cm|mm|km|nm|dm|kg|mg|ml|mi|ft|lbs?|oz|yd|hrs?|mins?|secs?|mph|kph|kmh|deg|degrees|dollars|cents|hours|minutes"
+    "|seconds|miles|meters|metres|inches|feet|USD|EUR|GBP|st|nd|rd|th"
+)
+_NOT_UNIT = re.compile(
+    r"and|or|to|plus|minus|times|remainder|over|half|dozens?|quarters?|thirds?|[ap]m|[ap]\.m\.?|o'clock|pi|oo"
+)
+_SHORT_UNIT = re.compile(r"cm|mm|km|nm|dm|kg|mg|ml|mi|ft|lb|oz|yd|hr|in|m/s|sq|cu")
+_MAGNITUDES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SYMBOL_UNIT = re.compile(
+    rf"(?:\^?\s*\{{?\s*\\circ\s*\}}?\s*[CF]?|\\degrees?|\\?%|{_CURRENCY}|(?:{_ATTACHED_UNITS})(?:\^\s*\{{?[23]\}}?)?)$"
+)
+_WORDS_UNIT = re.compile(
+    r"[A-Za-z%][A-Za-z%.'’/-]*(?:\s+[A-Za-z][A-Za-z.'’/-]*){0,6}(?:\s*\^\s*\{?[23]\}?)?$"
+)
+_UNIT_WORD = re.compile(
+    "square|sq|cubic|cu|units?|inch|inches|foot|feet|yards?|miles?|met(?:er|re)s?|cm|mm|km|ft|in|kg|grams|pounds|liters"
+    "|hours?|minutes?|seconds?|days?|years?|degrees?|radians?|dollars?|cents?|percent|per"
+)
+_TRAILING_WORD = re.compile(r"(?<=[\s\d}\])])([A-Za-z]+)(?:\s*\^\s*\{?[23]\}?)?\s*$")
+_TRAILING_SYMBOL = re.compile(r"(?<=[\d}\])\sA-Za-z])\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\?%|\\degrees?)\s*$")
+_REMARK = re.compile(r"\s*\([A-Za-z][^()\d]*\)$")
+
+
+def parse_integer(text: str) -> int | None:
+    """The integer that `text` plainly is, the commonest answer; None for any other spelling."""
+    return int(text) if _INTEGER.fullmatch(text) else None
+
+
+def parse_number(text: str) -> Fraction | None:
+    r"""The number that a tidied answer states, whatever unit stands around it; None where it states none.
+
+    Examples:
+        >>> parse_number("$1,234.50"), parse_number("9 (apples)"), parse_number(r"-\frac{1}{2} cm")
+        (Fraction(2469, 2), Fraction(9, 1), Fraction(-1, 2))
+        >>> parse_number("3:30 p.m.") is None and parse_number("2x") is None
+        True
+    """
+    match = _NUMBER.match(text)
+    if match is None or len(match[0]) > MAX_DIGITS:
+        return None
+    factor = _read_unit(text[match.end() :])
+    value = _read_value(match)
+    return None if factor is None or value is None else value * factor
+
+
+def find_numbers(text: str) -> list[tuple[str, Fraction]]:
+    """Every number inside running text with its spelling, in order; digits inside words are not numbers.
+
+    Examples:
+        >>> [spelling for spelling, _ in find_numbers("She sells 16 - 3 = 13 eggs at $2.50, room B2.")]
+        ['16', '3', '13', '$2.50']
+    """
+    found, place = [], 0
+    while match := _find_number(text, place):
+        value = _read_value(match)
+        if value is not None and len(match[0]) <= MAX_DIGITS:
+            found.append((match[0].strip().rstrip("."), value))
+        place = match.end()
+    return found
+
+
+def strip_unit(text: str) -> str:
+    r"""A formula without the degrees, percent sign or well-known units at its end.
+
+    Examples:
+        >>> strip_unit(r"6\pi square units"), strip_unit("x is even")
+        ('6\\pi', 'x is even')
+    """
+    text = _TRAILING_SYMBOL.sub("", text)
+    while (word := _TRAILING_WORD.search(text)) and _UNIT_WORD.fullmatch(word[1]):
+        text = text[: word.start()].rstrip()
+    return text
+
+
+_NUMBER_START = re.compile(
+    r"(?<![\w.])(?:(?<!\d )[+-](?=[\d.$\\]))?(?:\\frac|\\?\$|[€£¥₹])?\s*(?=[\d.\\{])", re.ASCII
+)
+
+
+def _find_number(text: str, place: int) -> re.Match[str] | None:
+    for start in _NUMBER_START.finditer(text, place):
+        match = _NUMBER.match(text, start.start())
+        if match and match.end() > start.start():
+            return match
+    return None
+
+
+def _read_value(match: re.Match[str]) -> Fraction | None:
+    group = match.groupdict()
+    top, bottom = group["top"] or group["slash_top"], group["bottom"] or group["slash_bottom"]
+    if top is not None and bottom is not None:
+        denominator = _to_fraction(bottom)
+        if denominator == 0:
+            return None
+        value = int(group["whole"] or group["slash_whole"] or 0) + _to_fraction(top) / denominator
+    else:
+        value = _to_fraction(group["decimal"])
+        power = int(group["exponent"] or group["power"] or 0)
+        if abs(power) > MAX_DIGITS:
+            return None
+        value = value * 10**power if power >= 0 else value / 10**-power
+    return -value if (group["sign"] == "-") != (group["inner_sign"] == "-") else value
+
+
+def _to_fraction(digits: str) -> Fraction:
+    return Fraction(digits.replace(",", "").replace(" ", ""))
+
+
+def _read_unit(text: str) -> int | None:
+    """What a number's unit multiplies it by: 1, or a magnitude such as a million; None where it is no unit."""
+    rest = _REMARK.sub("", text)
+    bare = rest.strip()
+    if not bare or _SYMBOL_UNIT.match(bare):
+        return 1
+    is_separate = rest[0] in " -" or bare[0] == "%"
+    bare = bare.lstrip("-")
+    if not is_separate or not _WORDS_UNIT.match(bare):
+        return None
+    words = bare.lower().split()
+    if words[0] in _MAGNITUDES:
+        following = words[1] if len(words) > 1 else ""
+        return None if following in _MAGNITUDES or _NOT_UNIT.fullmatch(following) else _MAGNITUDES[words[0]]
+    head = re.split(r"[\^\s]", words[0])[0].rstrip(".")
+    is_unit = len(head) >= 3 or _SHORT_UNIT.fullmatch(head) or len(words) > 1
+    return 1 if is_unit and not _NOT_UNIT.fullmatch(words[0]) else None
