@@ -100,7 +100,7 @@ class SelfConsistency(ReasoningProgram):
         # By index, not by arrival: the vote must not depend on which sample an engine finished first.
         self.samples.sort(key=lambda sample: sample.index)
         self._groups = group_answers([sample.answer for sample in self.samples], format=self.answer_format)
-        sizes = [len(group.indices) for group in self._groups.groups] + [1] * self._groups.num_missing
+        sizes = self._groups.sizes
         self.certaindex = Certaindex(
             entropy=normalised_entropy(sizes),
             agreement=agreement(sizes) if self._groups.groups else None,
@@ -118,7 +118,7 @@ class SelfConsistency(ReasoningProgram):
     def list_votes(self) -> tuple[tuple[str, float], ...]:
         """Answers with the number of samples that state them."""
         groups = self._groups.groups if self._groups else ()
-        return tuple((group.representative, float(len(group.indices))) for group in groups)
+        return tuple((group.representative, float(group.size)) for group in groups)
 
     def snapshot(self) -> dict[str, Any]:
         """Its samples and where it stands, ready for JSON."""

@@ -1,0 +1,128 @@
+"""`solve` and `Solver`: a question in, an answer with its certaindex and token account out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from hf_dynasor.drivers import DEFAULT_TIMEOUT, OnGrant, ProgramOutcome, run, run_many
+from hf_dynasor.engine import Engine
+from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.grants import Answer
+from hf_dynasor.recipe import Recipe
+from hf_dynasor.serving.loading import EMBEDDED_NAME, LoadedModel
+
+EngineName = Literal["auto", "continuous", "generate"]
+
+
+class Solver:
+    """An engine that stays loaded, with a recipe for questions. Close it, or use it in a `with` block.
+
+    Args:
+        model: A hub name, a local folder, a `.gguf` file, a `LoadedModel`, a transformers
+            `pipeline("text-generation", ...)`, or a running engine. By default the embedded reasoner.
+        engine: `generate`, `continuous`, or `auto`; see `hf_dynasor.serving.make_engine`.
+        dtype, device: Passed to `load_model`.
+        timeout: Seconds to wait for the next completion.
+        recipe: How questions are solved; or its fields as further keyword arguments.
+
+    Examples:
+        >>> with Solver(budget=4, seed=0) as solver:
+        ...     solver.solve("What is 2+3?").text
+        '5'
+    """
+
+    def __init__(
+        self,
+        model: str | Path | LoadedModel | Engine | Any = EMBEDDED_NAME,
+        *,
+        engine: EngineName = "auto",
+        dtype: str = "auto",
+        device: str = "auto",
+        timeout: float = DEFAULT_TIMEOUT,
+        recipe: Recipe | None = None,
+        **options: Any,
+    ) -> None:
+        self.recipe = _make_recipe(recipe, options)
+        self.timeout = timeout
+        self._owns_engine = not isinstance(model, Engine)
+        self.engine: Engine = _open_engine(model, engine, dtype, device)
+
+    def solve(self, question: str, *, on_grant: OnGrant | None = None) -> Answer:
+        """Solve one question.
+
+        Args:
+            question: Any text that is not empty.
+            on_grant: Called after each grant with its record.
+
+        Raises:
+            InputError: The question is empty.
+            ConfigurationError: The prompt does not fit the model, or the model has no chat template.
+            EngineError: The engine died or fell silent.
+        """
+        program, policy = self.recipe.build(question)
+        return run(program, self.engine, policy, timeout=self.timeout, on_grant=on_grant)
+
+    def solve_many(self, questions: Iterable[str], *, max_active: int = 16) -> Iterator[ProgramOutcome]:
+        """Solve many questions over the one engine; each outcome is yielded as it is ready, with its index."""
+        programs = (
+            self.recipe.build(question, program_id=f"question-{index}") for index, question in enumerate(questions)
+        )
+        return run_many(programs, self.engine, max_active=max_active, timeout=self.timeout)
+
+    def close(self) -> None:
+        """Close the engine, unless it was handed over."""
+        if self._owns_engine:
+            self.engine.close()
+
+    def __enter__(self) -> Solver:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def solve(
+    question: str,
+    *,
+    model: str | Path | LoadedModel | Engine | Any = EMBEDDED_NAME,
+    engine: EngineName = "auto",
+    dtype: str = "auto",
+    device: str = "auto",
+    on_grant: OnGrant | None = None,
+    **options: Any,
+) -> Answer:
+    """Solve one question and let go of the model; for several questions keep a `Solver`.
+
+    Args:
+        question: Any text that is not empty.
+        model, engine, dtype, device: See `Solver`.
+        on_grant: Called after each grant with its record.
+        options: Fields of `Recipe`: `program`, `policy`, `budget`, `seed`, `temperature` and so on.
+
+    Examples:
+        >>> answer = solve("What is 2+3?", budget=20, seed=0)
+        >>> answer.text, answer.stop_reason.value
+        ('5', 'certain')
+    """
+    with Solver(model, engine=engine, dtype=dtype, device=device, **options) as solver:
+        return solver.solve(question, on_grant=on_grant)
+
+
+def _make_recipe(recipe: Recipe | None, options: dict[str, Any]) -> Recipe:
+    known = Recipe.__dataclass_fields__
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ConfigurationError(f"Unknown option {unknown[0]!r}. Known: {', '.join(sorted(known))}.")
+    if recipe is not None and options:
+        raise ConfigurationError(f"Got a recipe and also {sorted(options)}. Expected the one or the other.")
+    return recipe if recipe is not None else Recipe(**options)
+
+
+def _open_engine(model: Any, engine: EngineName, dtype: str, device: str) -> Engine:
+    if isinstance(model, Engine):
+        return model
+    from hf_dynasor.serving import make_engine
+
+    return make_engine(model, engine=engine, dtype=dtype, device=device)
