@@ -1,0 +1,193 @@
+"""The engine for many programs at once: transformers' continuous batching over shared pages.
+
+Every step runs whatever is in flight, each request at its own position; prompts that begin alike share the pages
+of their common beginning, generated tokens included.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+
+import torch
+
+from hf_dynasor.core import FinishReason
+from hf_dynasor.engine import Ability
+from hf_dynasor.errors import ConfigurationError, UnsupportedError
+from hf_dynasor.serving._transformers_internals import PagedLoop, Pages, check_supported
+from hf_dynasor.serving.loading import LoadedModel
+from hf_dynasor.serving.local_engine import LocalEngine, check_positive
+from hf_dynasor.serving.padded_batch import find_cache_kind
+from hf_dynasor.serving.sampling import draw_tokens
+from hf_dynasor.serving.tracks import Ledger, Track
+
+logger = logging.getLogger(__name__)
+
+CPU_CACHE_BYTES = 512 * 2**20
+CPU_MAX_BLOCKS = 2048
+CPU_MAX_BATCH_TOKENS = 256
+
+
+class ContinuousBatchingEngine(LocalEngine):
+    """Runs requests through `model.init_continuous_batching`, with seeds, stop strings and log-probabilities.
+
+    Args:
+        loaded: The model. All of its layers must keep full attention.
+        page_size: Tokens of a page: the grain in which beginnings are shared.
+        num_blocks: Pages of the cache. On a CPU `None` takes what fits 512 MiB, at most 2048; elsewhere
+            transformers takes most of the accelerator's free memory.
+        max_batch_tokens: Most tokens that one step computes; longer prompts are split. `None` means 256 on a
+            CPU and is left to transformers elsewhere.
+
+    Raises:
+        UnsupportedError: Continuous batching cannot run the model, or this release of transformers is unknown.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        page_size: int = 16,
+        num_blocks: int | None = None,
+        max_batch_tokens: int | None = None,
+    ) -> None:
+        check_positive(page_size=page_size, num_blocks=num_blocks or 1, max_batch_tokens=max_batch_tokens or 1)
+        check_supported(loaded.model, loaded.name)
+        if find_cache_kind(loaded.model) != "joinable":
+            raise UnsupportedError(
+                f"{loaded.name} has layers without full attention, which cannot share pages here. "
+                "Use GenerateEngine instead (engine='generate')."
+            )
+        name = f"continuous({loaded.name})"
+        ledger = Ledger(name)
+        backend = _PagedBackend(loaded, ledger, page_size, num_blocks, max_batch_tokens)
+        abilities = {Ability.SEEDS, Ability.LOGPROBS, Ability.STREAM, Ability.PREFIX_REUSE}
+        super().__init__(name, loaded, frozenset(abilities), ledger, backend)
+        self._paged = backend
+        backend.loop.start()
+
+    def count_pages(self) -> Pages:
+        """How full the cache is now."""
+        return self._paged.loop.count_pages()
+
+    @property
+    def num_tokens_drawn(self) -> int:
+        """Tokens that the model was sampled for since the engine began."""
+        return self._paged.num_tokens_drawn
+
+
+class _PagedBackend:
+    """Between tracks and the paged loop, whose observer it is."""
+
+    def __init__(
+        self, loaded: LoadedModel, ledger: Ledger, page_size: int, num_blocks: int | None, max_batch_tokens: int | None
+    ) -> None:
+        self._ledger = ledger
+        self._tracks: dict[str, Track] = {}
+        self._lock = threading.Lock()
+        self._is_stopping = False
+        self.num_tokens_drawn = 0
+        if loaded.model.device.type == "cpu":
+            num_blocks = num_blocks or _fit_num_blocks(loaded, page_size)
+            max_batch_tokens = max_batch_tokens or CPU_MAX_BATCH_TOKENS
+        try:
+            self.loop = PagedLoop(
+                loaded.model, self, page_size=page_size, num_blocks=num_blocks, max_batch_tokens=max_batch_tokens
+            )
+        except ValueError as error:
+            raise UnsupportedError(
+                f"Continuous batching cannot run {loaded.name}: {error}. Use GenerateEngine instead (engine='generate')."
+            ) from error
+
+    def check_fits(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
+        """Raise `ConfigurationError` for a request that is larger than the whole cache."""
+        total = num_prompt_tokens + max_new_tokens
+        if total > self.loop.capacity:
+            raise ConfigurationError(
+                f"Got a prompt of {num_prompt_tokens} tokens and {max_new_tokens = }, {total} together, but the cache "
+                f"of this engine holds {self.loop.capacity}. Raise num_blocks or lower max_new_tokens."
+            )
+
+    def start(self, tracks: Sequence[Track]) -> None:
+        """Queue tracks."""
+        for track in tracks:
+            with self._lock:
+                self._tracks[track.serial] = track
+            self.loop.add(track.serial, track.prompt_ids, track.request.sampling.max_new_tokens)
+
+    def cancel(self, tracks: Sequence[Track]) -> None:
+        """Have tracks dropped before the next step."""
+        for track in tracks:
+            self.loop.cancel(track.serial)
+
+    def stop(self, timeout_s: float) -> None:
+        """End the loop."""
+        self._is_stopping = True
+        if not self.loop.stop(timeout_s):
+            logger.warning("The thread of %s did not end within %s s.", self._ledger.name, timeout_s)
+
+    def draw(self, names: Sequence[str], logits: torch.Tensor) -> list[int]:
+        """Draw for the requests that are still wanted; the others get a token that nobody sees."""
+        tracks = [self._find(name) for name in names]
+        wanted = [index for index, track in enumerate(tracks) if track is not None and not track.is_cancelled]
+        tokens = [0] * len(names)
+        if wanted:
+            live = [track for track in tracks if track is not None and not track.is_cancelled]
+            drawn = draw_tokens(logits if len(live) == len(names) else logits[wanted], [t.sampler for t in live])
+            self.num_tokens_drawn += len(live)
+            logprobs: list[float] | list[None] = drawn.logprobs or [None] * len(live)
+            for index, track, token, logprob in zip(wanted, live, drawn.tokens, logprobs, strict=True):
+                tokens[index] = token
+                if self._ledger.advance(track, token, logprob):
+                    self._drop(track)
+        for unwanted in tracks:
+            if unwanted is not None and unwanted.is_cancelled:
+                self._ledger.settle(unwanted, FinishReason.CANCELLED)
+                self._drop(unwanted)
+        return tokens
+
+    def mark_started(self, name: str) -> None:
+        """From now on the prompt counts."""
+        if track := self._find(name):
+            track.is_started = True
+
+    def count_reused(self, name: str, num_tokens: int) -> None:
+        """Note what was shared; after a restart for lack of pages, the smaller number is the true one."""
+        if track := self._find(name):
+            track.num_cached = min(track.num_cached, num_tokens) if track.is_started else num_tokens
+
+    def confirm_cancelled(self, names: Sequence[str]) -> None:
+        """Settle what was cancelled from outside."""
+        for name in names:
+            if track := self._find(name):
+                self._ledger.settle(track, FinishReason.CANCELLED)
+                self._forget(name)
+
+    def end(self, error: BaseException | None) -> None:
+        """Settle what is left when the loop is over."""
+        if self._is_stopping and error is None:
+            self._ledger.end("is closed.", FinishReason.CANCELLED)
+        else:
+            cause = f"{type(error).__name__}: {error}" if error else "its thread ended"
+            self._ledger.end(f"died: {cause}", FinishReason.FAILED, cause)
+
+    def _drop(self, track: Track) -> None:
+        self.loop.cancel(track.serial)
+        self._forget(track.serial)
+
+    def _find(self, name: str) -> Track | None:
+        with self._lock:
+            return self._tracks.get(name)
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._tracks.pop(name, None)
+
+
+def _fit_num_blocks(loaded: LoadedModel, page_size: int) -> int:
+    config = loaded.config
+    num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token_bytes: int = 2 * config.num_hidden_layers * num_heads * head_size * loaded.model.dtype.itemsize
+    return max(8, min(CPU_MAX_BLOCKS, CPU_CACHE_BYTES // (token_bytes * page_size)))
