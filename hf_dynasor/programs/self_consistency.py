@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hf_dynasor.answers import AnswerFormat, AnswerGroups, extract_answer, group_answers
+from hf_dynasor.answers.keys import check_format
 from hf_dynasor.certaindex import Certaindex, agreement, answer_probability, mean_signal, normalised_entropy
 from hf_dynasor.core import Completion, FinishReason, Generate, Prompt, SamplingParams
 from hf_dynasor.errors import ConfigurationError, ProgramError
@@ -77,6 +78,7 @@ class SelfConsistency(ReasoningProgram):
                 f"Got {sampling.temperature = } with {budget = }: greedy samples are all the same. "
                 "Expected a temperature above 0, such as 0.7, or a budget of 1."
             )
+        check_format(answer_format)
         self.prompt = prompt
         self.sampling = sampling
         self.answer_format = answer_format
