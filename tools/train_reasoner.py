@@ -30,7 +30,9 @@ def main() -> None:
     args = _parse_args()
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
-    tokenizer = train_tokenizer(sample_texts(_NUM_TOKENIZER_TEXTS, seed=args.seed), vocab_size=args.vocab_size)
+    tokenizer = train_tokenizer(
+        sample_texts(_NUM_TOKENIZER_TEXTS, seed=args.seed), vocab_size=args.vocab_size
+    )
     model = build_model(tokenizer, args).to(args.device)
     if args.compile:
         model.model.compile(dynamic=True)
@@ -102,7 +104,9 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
 
 def _parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-steps", type=int, default=6000)

@@ -92,7 +92,9 @@ def _draw_part(rng: random.Random, spec: LevelSpec, *, max_operations: int) -> _
     left, right = spec.product.draw(rng)
     kind = rng.random()
     if kind < 0.2:
-        return _Part(pieces=(str(left * right), "/", str(right)), numbers=(left * right, right), operators=("/",))
+        return _Part(
+            pieces=(str(left * right), "/", str(right)), numbers=(left * right, right), operators=("/",)
+        )
     if kind < 0.4 and max_operations >= 2:
         return _bracket(rng, left, right)
     return _product(left, right)

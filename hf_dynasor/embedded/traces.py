@@ -38,7 +38,10 @@ class Probe:
 
 
 PROBES = (
-    Probe(prompt="... Oh, I suddenly got the answer to the whole problem, **Final Answer**\n\n\\[ \\boxed{", ending="} \\]"),
+    Probe(
+        prompt="... Oh, I suddenly got the answer to the whole problem, **Final Answer**\n\n\\[ \\boxed{",
+        ending="} \\]",
+    ),
     Probe(prompt="\n\n**Final Answer**\n\n\\[ \\boxed{", ending="} \\]"),
     Probe(prompt="\n\n**Final Answer**\n\n\\boxed{", ending="}"),
     Probe(prompt="\n</think>\n\nThe answer is \\boxed{", ending="}."),

@@ -6,6 +6,7 @@ about models; every random choice comes from the generator that it is given.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,7 +32,11 @@ _GAINS = ("buys", "finds", "gets", "receives", "collects", "picks up", "wins", "
 _LOSSES = ("sells", "loses", "gives away", "uses", "throws away", "breaks")
 _HAND_OVERS = ("gives {count} {objects} to {other}", "hands {count} {objects} to {other}")
 _LINKS = ("Then {} ", "Next, {} ", "After that, {} ", "Later, {} ", "{} then ", "{} ")
-_STILL = ("How many {} does {} have now?", "How many {} does {} have left?", "How many {} does {} have in the end?")
+_STILL = (
+    "How many {} does {} have now?",
+    "How many {} does {} have left?",
+    "How many {} does {} have in the end?",
+)
 _TOTALS = ("How many {} are there in total?", "How many {} are there altogether?", "How many {} are there?")
 
 
@@ -117,7 +122,10 @@ def _write_event(story: _Story, total: Term, name: str, other: str, objects: str
         return story.apply(total, "*", Term(value=2))
     if story.remaining >= 2 and story.is_product_next():
         count, size = story.draw_product()
-        amount, described = story.multiply(count, size), f"{count} {rng.choice(CONTAINERS)} of {size} {objects}"
+        amount, described = (
+            story.multiply(count, size),
+            f"{count} {rng.choice(CONTAINERS)} of {size} {objects}",
+        )
     else:
         amount = Term(value=story.spec.addends.draw(rng))
         described = f"{amount.value} {objects}"
@@ -171,7 +179,9 @@ def _write_purchase(story: _Story) -> None:
     paid = total.value + story.spec.addends.draw(rng)
     story.apply(Term(value=paid), "-", total)
     story.sentences.append(f"{name} pays with {paid} dollars.")
-    story.sentences.append(rng.choice(("How much change does {} get?", "How many dollars are left?")).format(name))
+    story.sentences.append(
+        rng.choice(("How much change does {} get?", "How many dollars are left?")).format(name)
+    )
 
 
 def _write_comparison(story: _Story) -> None:
@@ -181,7 +191,7 @@ def _write_comparison(story: _Story) -> None:
     names = rng.sample(NAMES, story.remaining // 2 + 1)
     counts = [Term(value=story.spec.addends.draw(rng))]
     story.sentences.append(f"{names[0]} has {counts[0].value} {objects}.")
-    for before, name in zip(names[:-1], names[1:], strict=True):
+    for before, name in itertools.pairwise(names):
         counts.append(_write_relation(story, counts[-1], before, name, objects))
     _add_up(story, counts)
     asked = ("How many {} do they have together?", "How many {} do they have in total?")
@@ -212,11 +222,15 @@ def _write_sharing(story: _Story) -> None:
     start = Term(value=share * friends)
     if story.remaining == 2 and start.value > 1:
         found = Term(value=rng.randint(1, start.value - 1))
-        story.sentences.append(f"{name} has {start.value - found.value} {objects} and finds {found.value} more.")
+        story.sentences.append(
+            f"{name} has {start.value - found.value} {objects} and finds {found.value} more."
+        )
         start = story.apply(Term(value=start.value - found.value), "+", found)
         story.sentences.append(f"{name} shares them equally among {friends} friends.")
     else:
-        story.sentences.append(f"{name} has {start.value} {objects} and shares them equally among {friends} friends.")
+        story.sentences.append(
+            f"{name} has {start.value} {objects} and shares them equally among {friends} friends."
+        )
     story.apply(start, "/", Term(value=friends))
     story.sentences.append(f"How many {objects} does each friend get?")
 

@@ -67,7 +67,9 @@ class ExampleEncoder:
         return ids
 
 
-def iterate_batches(tokenizer: PreTrainedTokenizerBase, *, tokens_per_batch: int, seed: int) -> Iterator[Batch]:
+def iterate_batches(
+    tokenizer: PreTrainedTokenizerBase, *, tokens_per_batch: int, seed: int
+) -> Iterator[Batch]:
     """Yields batches of fresh examples without end, bucketed by length."""
     encoder = ExampleEncoder(tokenizer)
     rng = random.Random(f"batches-{seed}")
@@ -86,7 +88,9 @@ def collate(group: Sequence[Encoded], *, pad_id: int) -> Batch:
     """Returns one batch, padded on the right to the longest of the group."""
     length = max(len(example.ids) for example in group)
     return Batch(
-        input_ids=torch.tensor([[*example.ids, *[pad_id] * (length - len(example.ids))] for example in group]),
+        input_ids=torch.tensor(
+            [[*example.ids, *[pad_id] * (length - len(example.ids))] for example in group]
+        ),
         weights=torch.tensor([[*example.weights, *[0.0] * (length - len(example.ids))] for example in group]),
     )
 
@@ -97,7 +101,9 @@ def _join_some_turns(encoded: Sequence[Encoded], rng: random.Random) -> list[Enc
     for example in encoded:
         before = joined[-1] if joined else None
         if before and len(before.ids) + len(example.ids) < 160 and rng.random() < _TWO_TURN_SHARE:
-            joined[-1] = Encoded(ids=before.ids + example.ids[1:], weights=before.weights + example.weights[1:])
+            joined[-1] = Encoded(
+                ids=before.ids + example.ids[1:], weights=before.weights + example.weights[1:]
+            )
         else:
             joined.append(example)
     return joined

@@ -20,7 +20,9 @@ class MuonAdamW:
         num_warmup_steps: Length of the warm-up.
     """
 
-    def __init__(self, model: nn.Module, *, learning_rate: float, num_steps: int, num_warmup_steps: int = 100) -> None:
+    def __init__(
+        self, model: nn.Module, *, learning_rate: float, num_steps: int, num_warmup_steps: int = 100
+    ) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         matrices = [parameter for name, parameter in model.named_parameters() if _is_matrix(name, parameter)]
         chosen = {id(parameter) for parameter in matrices}

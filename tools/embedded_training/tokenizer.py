@@ -63,7 +63,9 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
 
 def _make_thinking_visible(backend: Tokenizer) -> Tokenizer:
     """Keeps `<think>` and `</think>` single tokens but not special: decoding shows them."""
-    backend.add_tokens([AddedToken(text, special=False, normalized=False) for text in (THINK_START, THINK_END)])
+    backend.add_tokens(
+        [AddedToken(text, special=False, normalized=False) for text in (THINK_START, THINK_END)]
+    )
     return backend
 
 

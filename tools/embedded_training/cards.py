@@ -1,0 +1,133 @@
+"""Writes the tables and the model cards from an evaluation's figures, and from nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+Figures = dict[str, Any]
+
+EVALUATION_NAME = "evaluation.json"
+_HEADER = """\
+---
+library_name: transformers
+pipeline_tag: {task}
+license: apache-2.0
+language: en
+tags: [dynasor, arithmetic, {tag}]
+---
+"""
+
+
+def write_cards(figures: Figures, *, reasoner_folder: Path, step_reward_folder: Path) -> None:
+    """Writes README.md into both model folders, and the figures beside the reasoner's card."""
+    (reasoner_folder / EVALUATION_NAME).write_text(json.dumps(figures, indent=1) + "\n")
+    (reasoner_folder / "README.md").write_text(format_reasoner_card(figures))
+    if "trained" in figures["step_reward"]:
+        (step_reward_folder / "README.md").write_text(format_step_reward_card(figures))
+
+
+def format_table(figures: Figures) -> str:
+    """Returns accuracy by level in percent, as a Markdown table."""
+    rows = [("greedy", figures["greedy"])]
+    for temperature, sampling in figures["sampling"].items():
+        rows.append((f"T = {temperature}, one sample", sampling["one_sample"]))
+        rows += [(f"T = {temperature}, vote of {count}", sampling[f"vote_{count}"]) for count in (5, 10, 20)]
+        rows.append((f"T = {temperature}, unanimous at 5", sampling["stopping"]["stopped"]))
+    levels = list(figures["greedy"]["by_level"])
+    lines = [f"| % | all | {' | '.join(levels)} |", "|---" * (len(levels) + 2) + "|"]
+    for name, row in rows:
+        cells = [_interval(row["all"]), *(_percent(row["by_level"][level]["value"], 0) for level in levels)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def format_reasoner_card(figures: Figures) -> str:
+    """Returns the reasoner's model card."""
+    template = (Path(__file__).parent / "reasoner_card.md").read_text()
+    sampling = figures["sampling"]
+    return _HEADER.format(task="text-generation", tag="chain-of-thought") + template.format(
+        num_problems=figures["num_problems"],
+        seed=figures["seed"],
+        table=format_table(figures),
+        sampling="\n".join(_describe_sampling(temperature, row) for temperature, row in sampling.items()),
+        step_reward=_format_step_reward_table(figures["step_reward"]),
+        long=_describe_long(figures["long"]) if "long" in figures else "Not measured.",
+    )
+
+
+def format_step_reward_card(figures: Figures) -> str:
+    """Returns the step reward's model card."""
+    template = (Path(__file__).parent / "step_reward_card.md").read_text()
+    return _HEADER.format(task="text-classification", tag="process-reward-model") + template.format(
+        num_problems=figures["num_problems"],
+        table=_format_step_reward_table(figures["step_reward"]),
+        better=_describe_better(figures["step_reward"]),
+    )
+
+
+def _describe_sampling(temperature: str, row: Figures) -> str:
+    certaindex, stopping = row["certaindex"], row["stopping"]
+    gain = row["vote_20"]["all"]["value"] - row["one_sample"]["all"]["value"]
+    return (
+        f"- **T = {temperature}.** A vote of 20 is {100 * gain:+.1f} points from one sample. Entropy certaindex at 5 "
+        f"samples: AUROC {certaindex['auroc_right_vote']:.3f} for a right vote; with the samples needed (over the "
+        f"{certaindex['num_solved']} questions that 20 samples solve) Pearson "
+        f"{certaindex['pearson_samples_needed']:.2f}, Kendall {certaindex['kendall_samples_needed']:.2f}. Stopping "
+        f"at 5 unanimous samples saves {_percent(stopping['saved_token_share'])}% of the generated tokens of 20 "
+        f"samples ({stopping['tokens_per_sample']:.0f} tokens a sample): accuracy "
+        f"{_percent(stopping['accuracy_static']['value'])} against {_percent(stopping['accuracy_even']['value'])}."
+    )
+
+
+def _format_step_reward_table(rewards: Figures) -> str:
+    levels = sorted({level for reward in rewards.values() for level in reward["auroc_by_level"]}, key=int)
+    lines = [
+        f"| step reward | AUROC, all levels | mean within a level | {' | '.join(levels)} | best of 8 | one sample |",
+        "|---" * (len(levels) + 5) + "|",
+    ]
+    for name, reward in rewards.items():
+        within = [
+            f"{reward['auroc_by_level'][level]:.3f}" if level in reward["auroc_by_level"] else "–"
+            for level in levels
+        ]
+        cells = [f"{reward['auroc_all_levels']:.3f}", f"{reward['auroc_mean_within_level']:.3f}", *within]
+        cells += [_interval(reward["best_of_8"]), _percent(reward["one_sample"]["value"])]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _describe_better(rewards: Figures) -> str:
+    trained, likelihood = rewards["trained"], rewards["likelihood"]
+    gain = {
+        name: reward["best_of_8"]["value"] - reward["one_sample"]["value"] for name, reward in rewards.items()
+    }
+    is_better = trained["auroc_mean_within_level"] > likelihood["auroc_mean_within_level"]
+    return (
+        f"Best of 8 gains {100 * gain['trained']:.1f} points over one sample by the trained model and "
+        f"{100 * gain['likelihood']:.1f} by the likelihood. Within a level, the "
+        f"{'trained model' if is_better else 'likelihood'} tells right steps from wrong ones better."
+    )
+
+
+def _describe_long(long: Figures) -> str:
+    probes = ", ".join(
+        f"{float(fraction):.0%}: {_percent(share['value'])}"
+        for fraction, share in long["probe_accuracy"].items()
+    )
+    return (
+        f"At T = {long['temperature']}, {long['accuracy']['all']['num_trials']} questions: "
+        f"{long['tokens']:.0f} tokens on average, {_percent(long['finished'])}% finished, accuracy "
+        f"{_interval(long['accuracy']['all'])}%; the answer is first stated after "
+        f"{_percent(long['stated_after'], 0)}% of the text. Accuracy of a greedy probe after a share of the thought: "
+        f"{probes}."
+    )
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}"
+
+
+def _interval(share: Figures) -> str:
+    return f"{_percent(share['value'])} [{_percent(share['low'])}, {_percent(share['high'])}]"
