@@ -5,4 +5,12 @@ from hf_dynasor.serving.factory import EngineName, make_engine
 from hf_dynasor.serving.generate_engine import GenerateEngine
 from hf_dynasor.serving.loading import LoadedModel, from_pipeline, load_model
 
-__all__ = ["ContinuousBatchingEngine", "EngineName", "GenerateEngine", "LoadedModel", "from_pipeline", "load_model", "make_engine"]
+__all__ = [
+    "ContinuousBatchingEngine",
+    "EngineName",
+    "GenerateEngine",
+    "LoadedModel",
+    "from_pipeline",
+    "load_model",
+    "make_engine",
+]

@@ -92,7 +92,13 @@ class PagedLoop:
     """
 
     def __init__(
-        self, model: Any, observer: Observer, *, page_size: int, num_blocks: int | None, max_batch_tokens: int | None
+        self,
+        model: Any,
+        observer: Observer,
+        *,
+        page_size: int,
+        num_blocks: int | None,
+        max_batch_tokens: int | None,
     ) -> None:
         is_cuda = model.device.type == "cuda"
         config = ContinuousBatchingConfig(
@@ -151,7 +157,9 @@ class PagedLoop:
     def stop(self, timeout_s: float) -> bool:
         """End the loop at its next step; returns whether it ended within the time."""
         if self._thread is threading.current_thread() or not self._thread.ident:
-            self._manager.background_thread_status.request_stop(continuous_api.BackgroundThreadStatus.HARD_STOP, 0)
+            self._manager.background_thread_status.request_stop(
+                continuous_api.BackgroundThreadStatus.HARD_STOP, 0
+            )
             return True
         self._manager.stop(block=True, timeout=timeout_s, hard_stop=True)
         self._manager.destroy()
@@ -176,7 +184,10 @@ def check_supported(model: Any, name: str) -> None:
     if not getattr(model, "_supports_attention_backend", False):
         raise UnsupportedError(f"The attention of {name} cannot read shared pages. {advice}")
     missing = [
-        f"{owner.__name__}.{attribute}" for owner, names in RELIED_ON.items() for attribute in names if not hasattr(owner, attribute)
+        f"{owner.__name__}.{attribute}"
+        for owner, names in RELIED_ON.items()
+        for attribute in names
+        if not hasattr(owner, attribute)
     ]
     if missing:
         raise UnsupportedError(f"transformers {version} has no {', '.join(missing)}. {advice}")

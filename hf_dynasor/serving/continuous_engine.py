@@ -52,7 +52,9 @@ class ContinuousBatchingEngine(LocalEngine):
         num_blocks: int | None = None,
         max_batch_tokens: int | None = None,
     ) -> None:
-        check_positive(page_size=page_size, num_blocks=num_blocks or 1, max_batch_tokens=max_batch_tokens or 1)
+        check_positive(
+            page_size=page_size, num_blocks=num_blocks or 1, max_batch_tokens=max_batch_tokens or 1
+        )
         check_supported(loaded.model, loaded.name)
         if find_cache_kind(loaded.model) != "joinable":
             raise UnsupportedError(
@@ -81,7 +83,12 @@ class _PagedBackend:
     """Between tracks and the paged loop, whose observer it is."""
 
     def __init__(
-        self, loaded: LoadedModel, ledger: Ledger, page_size: int, num_blocks: int | None, max_batch_tokens: int | None
+        self,
+        loaded: LoadedModel,
+        ledger: Ledger,
+        page_size: int,
+        num_blocks: int | None,
+        max_batch_tokens: int | None,
     ) -> None:
         self._ledger = ledger
         self._tracks: dict[str, Track] = {}
@@ -93,7 +100,11 @@ class _PagedBackend:
             max_batch_tokens = max_batch_tokens or CPU_MAX_BATCH_TOKENS
         try:
             self.loop = PagedLoop(
-                loaded.model, self, page_size=page_size, num_blocks=num_blocks, max_batch_tokens=max_batch_tokens
+                loaded.model,
+                self,
+                page_size=page_size,
+                num_blocks=num_blocks,
+                max_batch_tokens=max_batch_tokens,
             )
         except ValueError as error:
             raise UnsupportedError(
@@ -134,7 +145,9 @@ class _PagedBackend:
         tokens = [0] * len(names)
         if wanted:
             live = [track for track in tracks if track is not None and not track.is_cancelled]
-            drawn = draw_tokens(logits if len(live) == len(names) else logits[wanted], [t.sampler for t in live])
+            drawn = draw_tokens(
+                logits if len(live) == len(names) else logits[wanted], [t.sampler for t in live]
+            )
             self.num_tokens_drawn += len(live)
             logprobs: list[float] | list[None] = drawn.logprobs or [None] * len(live)
             for index, track, token, logprob in zip(wanted, live, drawn.tokens, logprobs, strict=True):

@@ -39,12 +39,16 @@ class GenerateEngine(LocalEngine):
             longer.
     """
 
-    def __init__(self, loaded: LoadedModel, *, max_batch_size: int = 32, max_prefill_tokens: int = 4096) -> None:
+    def __init__(
+        self, loaded: LoadedModel, *, max_batch_size: int = 32, max_prefill_tokens: int = 4096
+    ) -> None:
         check_positive(max_batch_size=max_batch_size, max_prefill_tokens=max_prefill_tokens)
         name = f"generate({loaded.name})"
         ledger = Ledger(name)
         worker = _Worker(loaded, ledger, max_batch_size, max_prefill_tokens)
-        super().__init__(name, loaded, frozenset({Ability.SEEDS, Ability.LOGPROBS, Ability.STREAM}), ledger, worker)
+        super().__init__(
+            name, loaded, frozenset({Ability.SEEDS, Ability.LOGPROBS, Ability.STREAM}), ledger, worker
+        )
         worker.thread.start()
 
     @property
@@ -56,7 +60,9 @@ class GenerateEngine(LocalEngine):
 class _Worker:
     """The engine's thread: takes what waits, steps the batch, lets go what has ended."""
 
-    def __init__(self, loaded: LoadedModel, ledger: Ledger, max_batch_size: int, max_prefill_tokens: int) -> None:
+    def __init__(
+        self, loaded: LoadedModel, ledger: Ledger, max_batch_size: int, max_prefill_tokens: int
+    ) -> None:
         self._loaded = loaded
         self._ledger = ledger
         self._max_batch_size = max_batch_size
@@ -100,7 +106,9 @@ class _Worker:
                 self._settle_cancelled()
                 self._admit()
                 self._step()
-        except Exception as error:  # the boundary: whatever the model raises must reach the callers as failed completions
+        except (
+            Exception
+        ) as error:  # the boundary: whatever the model raises must reach the callers as failed completions
             logger.exception("%s died.", self._ledger.name)
             cause = f"{type(error).__name__}: {error}"
             self._ledger.end(f"died: {cause}", FinishReason.FAILED, cause)
@@ -131,7 +139,9 @@ class _Worker:
         if new and self._cache_kind == "opaque":
             self._run_plain(new)
             return
-        for group in _split_by_tokens(new, self._max_prefill_tokens) if self._cache_kind == "joinable" else [new]:
+        for group in (
+            _split_by_tokens(new, self._max_prefill_tokens) if self._cache_kind == "joinable" else [new]
+        ):
             if group:
                 self._prefill(group)
 
@@ -168,7 +178,11 @@ class _Worker:
         self.num_tokens_drawn += len(wanted)
         logprobs: list[float] | list[None] = drawn.logprobs or [None] * len(wanted)
         moves = zip(wanted, drawn.tokens, logprobs, strict=True)
-        return [index for index, token, logprob in moves if not self._ledger.advance(tracks[index], token, logprob)]
+        return [
+            index
+            for index, token, logprob in moves
+            if not self._ledger.advance(tracks[index], token, logprob)
+        ]
 
     def _keep(self, rows: list[int]) -> None:
         if len(rows) == len(self._running):
@@ -180,7 +194,11 @@ class _Worker:
         """Run tracks to their end through `model.generate`."""
         for track in tracks:
             track.is_started = True
-        generate_rows(self._loaded, [track.prompt_ids for track in tracks], lambda logits: self._draw_plain(tracks, logits))
+        generate_rows(
+            self._loaded,
+            [track.prompt_ids for track in tracks],
+            lambda logits: self._draw_plain(tracks, logits),
+        )
         for track in tracks:
             self._ledger.settle(track, FinishReason.CANCELLED)
 
@@ -190,7 +208,9 @@ class _Worker:
             return [None] * len(tracks)
         live = [index for index, track in enumerate(tracks) if not track.is_settled]
         self._push([tracks[index] for index in live], logits[live])
-        return [track.tokens[-1] if index in live and track.tokens else None for index, track in enumerate(tracks)]
+        return [
+            track.tokens[-1] if index in live and track.tokens else None for index, track in enumerate(tracks)
+        ]
 
     def _make_batch(self) -> PaddedBatch:
         return PaddedBatch(self._loaded.model, self._loaded.pad_token_id)

@@ -164,7 +164,9 @@ def from_pipeline(pipe: Any) -> LoadedModel:
         raise ModelLoadError("The pipeline has no tokenizer. Pass one: pipeline(..., tokenizer=...).")
     name = str(getattr(pipe.model, "name_or_path", "") or "pipeline")
     config = getattr(pipe, "generation_config", None)
-    return prepare(LoadedModel(model=pipe.model, tokenizer=pipe.tokenizer, name=name, generation_config=config))
+    return prepare(
+        LoadedModel(model=pipe.model, tokenizer=pipe.tokenizer, name=name, generation_config=config)
+    )
 
 
 def prepare(loaded: LoadedModel) -> LoadedModel:
@@ -179,7 +181,11 @@ def prepare(loaded: LoadedModel) -> LoadedModel:
     }
     if ignored:
         settings = ", ".join(f"{name}={value!r}" for name, value in ignored.items())
-        logger.warning("Left out of %s's generation config, as SamplingParams has no such setting: %s", loaded.name, settings)
+        logger.warning(
+            "Left out of %s's generation config, as SamplingParams has no such setting: %s",
+            loaded.name,
+            settings,
+        )
     loaded.model.eval()
     return replace(loaded, generation_config=copy.deepcopy(config))
 
@@ -197,7 +203,9 @@ def _locate(name: str, local_files_only: bool | None) -> tuple[str, str, dict[st
         return str(path.parent), path.stem, {"gguf_file": path.name, "local_files_only": True}
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelLoadError(f"Folder {name!r} holds no config.json that can be read: it is not a transformers model.")
+            raise ModelLoadError(
+                f"Folder {name!r} holds no config.json that can be read: it is not a transformers model."
+            )
         return str(path), path.name or name, {"local_files_only": True}
     if path.exists():
         raise ModelLoadError(f"{name!r} is a file, but neither a model folder nor a .gguf file.")
@@ -210,7 +218,9 @@ def _find_embedded() -> Path:
     try:
         from hf_dynasor.embedded import REASONER_PATH
     except ImportError as error:
-        raise ModelLoadError("The embedded model is not part of this installation. Name another model.") from error
+        raise ModelLoadError(
+            "The embedded model is not part of this installation. Name another model."
+        ) from error
     return Path(REASONER_PATH)
 
 
@@ -225,7 +235,9 @@ def _must_stay_local(local_files_only: bool | None) -> bool:
     if constants.HF_HUB_OFFLINE:
         return True
     try:
-        with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=_HUB_TIMEOUT_S):
+        with urllib.request.urlopen(
+            urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=_HUB_TIMEOUT_S
+        ):
             return False
     except urllib.error.HTTPError:
         return False  # it answered
@@ -254,7 +266,9 @@ def _explain_missing(name: str, error: BaseException, options: dict[str, Any]) -
 
 
 def _describe_encoder_decoder(name: str) -> str:
-    return f"Model {name!r} is an encoder-decoder: expected a decoder-only language model such as Llama or Qwen."
+    return (
+        f"Model {name!r} is an encoder-decoder: expected a decoder-only language model such as Llama or Qwen."
+    )
 
 
 def _pick_device(device: str) -> torch.device:
@@ -264,7 +278,9 @@ def _pick_device(device: str) -> torch.device:
     try:
         target = torch.device(device)
     except RuntimeError as error:
-        raise ConfigurationError(f"Got {device = } but expected 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.") from error
+        raise ConfigurationError(
+            f"Got {device = } but expected 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'."
+        ) from error
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError(f"Got {device = } but torch sees no CUDA device here. Use 'auto' or 'cpu'.")
     return target

@@ -42,7 +42,9 @@ class Backend(Protocol):
 class LocalEngine:
     """An `Engine` over a model in this process. Use it as a context manager, or call `close`."""
 
-    def __init__(self, name: str, loaded: LoadedModel, abilities: frozenset[Ability], ledger: Ledger, backend: Backend) -> None:
+    def __init__(
+        self, name: str, loaded: LoadedModel, abilities: frozenset[Ability], ledger: Ledger, backend: Backend
+    ) -> None:
         self._name = name
         self._abilities = abilities
         self.loaded = loaded

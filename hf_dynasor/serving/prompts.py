@@ -32,10 +32,14 @@ class PromptEncoder:
         for index, segment in enumerate(prompt.segments):
             ids.extend(self._encode_segment(segment, is_first=index == 0))
         if not ids:
-            raise ConfigurationError("Got a prompt without a single token but expected some text to continue.")
+            raise ConfigurationError(
+                "Got a prompt without a single token but expected some text to continue."
+            )
         outside = next((i for i in ids if not 0 <= i < self._vocabulary_size), None)
         if outside is not None:
-            raise ConfigurationError(f"Got token id {outside} but {self._name}'s vocabulary has ids 0 to {self._vocabulary_size - 1}.")
+            raise ConfigurationError(
+                f"Got token id {outside} but {self._name}'s vocabulary has ids 0 to {self._vocabulary_size - 1}."
+            )
         return tuple(ids)
 
     def check_length(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
@@ -61,14 +65,18 @@ class PromptEncoder:
                 f"{self._name} has no chat template. Use a plain prompt (Prompt.plain(...), --prompt-format plain), "
                 "or set tokenizer.chat_template."
             )
-        options: dict[str, Any] = {} if chat.enable_thinking is None else {"enable_thinking": chat.enable_thinking}
+        options: dict[str, Any] = (
+            {} if chat.enable_thinking is None else {"enable_thinking": chat.enable_thinking}
+        )
         messages = [{"role": message.role, "content": message.content} for message in chat.messages]
         try:
             ids = self._tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False, **options
             )
         except TemplateError as error:
-            raise ConfigurationError(f"{self._name}'s chat template refuses the conversation: {error}") from error
+            raise ConfigurationError(
+                f"{self._name}'s chat template refuses the conversation: {error}"
+            ) from error
         return [int(token_id) for token_id in ids]
 
 

@@ -26,7 +26,9 @@ class TextStream:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._longest_stop = max((len(text) for text in stop), default=0)
-        self._window = list(prompt_ids[-_NUM_CONTEXT_TOKENS:])  # tokens whose text may still change, with context
+        self._window = list(
+            prompt_ids[-_NUM_CONTEXT_TOKENS:]
+        )  # tokens whose text may still change, with context
         self._window_text = self._decode(self._window)
         if self._window_text.endswith(_REPLACEMENT):
             self._window, self._window_text = [], ""
@@ -99,5 +101,7 @@ class TextStream:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(
-            self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) if ids else ""
+            self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            if ids
+            else ""
         )

@@ -113,7 +113,9 @@ class Ledger:
             seen = set(self._tracks)
             for track in tracks:
                 if track.key in seen:
-                    raise ConfigurationError(f"Request {track.key} is already in flight: keys must be unique.")
+                    raise ConfigurationError(
+                        f"Request {track.key} is already in flight: keys must be unique."
+                    )
                 seen.add(track.key)
             self._tracks |= {track.key: track for track in tracks}
             start(tracks)

@@ -3,61 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from hf_dynasor.core import Completion, Event, Generate, Prompt, RequestKey, SamplingParams, TokenDelta, TokenIds
-from hf_dynasor.engine import Engine
-from hf_dynasor.serving.loading import LoadedModel, load_model, prepare
+from hf_dynasor.serving import ContinuousBatchingEngine, GenerateEngine, LoadedModel, load_model
+from hf_dynasor.serving.loading import prepare
+from hf_dynasor.serving.local_engine import LocalEngine
+from tests.serving.kit import make_model, make_tokenizer
 
-TEXTS = ["What is 2+3? 2+3 is 5.", "Größe, naïve, 東京, 🙂🙃 — and so on.", "Wait, let me check: 12*7 = 84."] * 20
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
-)
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 300 tokens: almost every non-ASCII character takes several of them."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    fast.chat_template = TEMPLATE
-    return fast
-
-
-def make_model(tokenizer: PreTrainedTokenizerFast, *, eos: bool = True) -> LlamaForCausalLM:
-    """A random Llama of four layers whose logits are spread wide enough that rounding decides nothing."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-        eos_token_id=tokenizer.eos_token_id if eos else None,
-        bos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config)
+ENGINES = {"generate": GenerateEngine, "continuous": ContinuousBatchingEngine}
 
 
 @pytest.fixture(scope="session")
@@ -79,73 +36,23 @@ def smollm2() -> LoadedModel:
     return load_model(path, dtype="float32", device="cpu")
 
 
-class Collector:
-    """A sink that keeps what it gets, and waits for completions with a bound."""
-
-    def __init__(self) -> None:
-        self.queue: queue.Queue[Event] = queue.Queue()
-        self.deltas: dict[RequestKey, list[TokenDelta]] = {}
-        self.completions: dict[RequestKey, Completion] = {}
-        self.num_completions = 0
-
-    def __call__(self, event: Event) -> None:
-        self.queue.put(event)
-
-    def take(self, timeout: float = 60.0) -> Event:
-        event = self.queue.get(timeout=timeout)
-        if isinstance(event, TokenDelta):
-            assert event.key not in self.completions, "a delta after the completion"
-            self.deltas.setdefault(event.key, []).append(event)
-        else:
-            self.num_completions += 1
-            self.completions[event.key] = event
-        return event
-
-    def wait(self, count: int) -> dict[RequestKey, Completion]:
-        while self.num_completions < count:
-            self.take()
-        return self.completions
+Opener = Callable[..., LocalEngine]
 
 
-def ask(
-    prompt: str | Prompt | list[int], name: str = "r0", *, program: str = "p", stream: bool = False, probe: bool = False, **sampling: object
-) -> Generate:
-    """A request in few words; greedy unless a temperature is given."""
-    if isinstance(prompt, str):
-        prompt = Prompt.plain(prompt)
-    elif isinstance(prompt, list):
-        prompt = Prompt((TokenIds(ids=tuple(prompt)),))
-    params = SamplingParams(**{"max_new_tokens": 16, "temperature": 0.0} | sampling)
-    key = RequestKey(program_id=program, request_id=name)
-    return Generate(key=key, prompt=prompt, sampling=params, stream=stream, is_probe=probe)
+@pytest.fixture(params=sorted(ENGINES))
+def open_engine(request: pytest.FixtureRequest, loaded: LoadedModel) -> Iterator[Opener]:
+    """Opens engines of one kind, over the tiny model unless another is given, and closes them in the end."""
+    engines: list[LocalEngine] = []
 
+    def open_one(model: LoadedModel = loaded, **options: int) -> LocalEngine:
+        engines.append(ENGINES[request.param](model, **options))
+        return engines[-1]
 
-def complete(engine: Engine, *requests: Generate) -> list[Completion]:
-    """Run requests together and return their completions in order."""
-    collector = Collector()
-    engine.submit(requests, collector)
-    done = collector.wait(len(requests))
-    return [done[request.key] for request in requests]
-
-
-def generate_plainly(loaded: LoadedModel, ids: list[int], max_new_tokens: int) -> tuple[int, ...]:
-    """What `model.generate` says, greedily, alone."""
-    output = loaded.model.generate(
-        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), do_sample=False,
-        max_new_tokens=max_new_tokens, pad_token_id=loaded.pad_token_id,
-    )
-    return tuple(output[0, len(ids) :].tolist())
+    yield open_one
+    for engine in engines:
+        engine.close()
 
 
 @pytest.fixture
-def open_engine() -> Iterator[Callable[[Engine], Engine]]:
-    """Closes the engines of a test whatever happens."""
-    engines: list[Engine] = []
-
-    def keep(engine: Engine) -> Engine:
-        engines.append(engine)
-        return engine
-
-    yield keep
-    for engine in engines:
-        engine.close()
+def engine(open_engine: Opener) -> LocalEngine:
+    return open_engine()
