@@ -10,10 +10,10 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev test test-slow coverage quality format bench bench-self-consistency bench-engines clean
+.PHONY: help run install install-dev test test-slow coverage quality format bench bench-self-consistency bench-engines bench-smollm2 clean
 
 help:  ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
 
 run: install  ## Set up if needed, then answer QUESTION with the embedded model
 	$(BIN)/hf-dynasor solve "$(QUESTION)"
@@ -46,13 +46,16 @@ format: install-dev  ## Rewrite files in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-engines bench-self-consistency  ## Every benchmark
+bench: bench-engines bench-self-consistency bench-smollm2  ## Every benchmark
 
 bench-engines: install-dev  ## Tokens per second of each engine, side by side
 	$(BIN)/python benchmarks/engine_speed.py
 
 bench-self-consistency: install-dev  ## Tokens saved at equal accuracy, static threshold against even
 	$(BIN)/python benchmarks/self_consistency.py
+
+bench-smollm2: install-dev  ## SmolLM2-135M end to end; WORD_PROBLEMS=FILE.jsonl adds word problems
+	$(BIN)/python benchmarks/smollm2.py $(if $(WORD_PROBLEMS),--word-problems $(WORD_PROBLEMS))
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info
