@@ -9,24 +9,29 @@ from __future__ import annotations
 import re
 
 from hf_dynasor.answers.keys import AnswerFormat, check_format
-from hf_dynasor.answers.notation import find_closing
+from hf_dynasor.answers.notation import match_braces
 from hf_dynasor.answers.numeric import find_numbers
 
 MAX_SHORT = 100
 """Longest text, in characters, that can be an answer as a whole."""
 
+MAX_STATED = 400
+MAX_ANCHORS = 8
+
 _BOX = re.compile(r"\\f?boxed\s*|\\fbox\s*")
 _BARE_CONTENT = re.compile(r"[^\s$.,{}\\]+")
 _ANCHOR = re.compile(
-    r"""(?:\b(?:final|correct|right|best)?\s*answer(?:\s+to\s+[^.:\n]{0,80}?)?[*_\s]*
-        (?:\s+is\s*:?|\s+would\s+be|\s*:|\s*=)|\bfinal\s+answer[*_\s]*\n|\#{4})[*_\s]*(?!not\b)""",
+    r"""(?:\b(?:(?:final|correct|right|best)\s{1,3})?answer(?:\s{1,3}to\s[^.:\n]{0,80}?)?[*_\s]{0,5}
+        (?:\sis\s{0,3}:?|\swould\sbe|:|=|\s(?=['"]))|\bfinal\s{1,3}answer[*_\ ]{0,5}\n|\#{4})[*_\s]{0,5}(?!not\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
-_DELIMITED = re.compile(r"\$\$(.+?)\$\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|\$([^$\n]+)\$(?!\d)", re.DOTALL)
+_DELIMITED = re.compile(
+    r"\$\$(.{1,400}?)\$\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]|\$([^$\n]{1,400})\$(?!\d)", re.DOTALL
+)
 _SENTENCE_END = re.compile(
     r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bvs)[.!?](?=\s+[A-Z\\$*]|\s*$)"
 )
-_AFTERTHOUGHT = re.compile(r",?\s+(?:because|since|which|so|as)\b|\s+[-–—]\s+[A-Za-z]|<")
+_AFTERTHOUGHT = re.compile(r",?\s+(?:because|since|which|so|as|but)\b|\s+[-–—]\s+[A-Za-z]|<")
 _LETTER_FIRST = re.compile(r"\(([A-Z])\)|([A-Z])(?=[).:](?!\d)|$)")
 _LETTER = re.compile(r"\(([A-Za-z])\)|(?<![\w'’])([B-HJ-Z])(?![\w'’])|(?<![\w'’])(A)(?=[).:,]|\s*$)")
 _TRUTH = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
@@ -38,9 +43,9 @@ def extract_answer(text: str, *, format: AnswerFormat = "auto", allow_unclosed: 
 
     Args:
         text: The completion. What stands inside `<think>…</think>` is looked at only if nothing follows it.
-        format: What is looked for where the text names no answer: the last number (`"number"`; also `"auto"`,
-            unless the thinking was cut off), the last lone letter (`"choice"`), the last yes or no (`"yes_no"`),
-            the last formula (`"math"`), the last line (`"text"`).
+        format: What is looked for where the text names no answer, unless its thinking was cut off: the last
+            number (`"number"`, `"auto"`), the last lone letter (`"choice"`), the last yes or no (`"yes_no"`), the
+            last formula (`"math"`), the last line (`"text"`).
         allow_unclosed: The text may begin inside a box that the prompt opened, and may end before a box is
             closed: take what there is. Meant for probes.
 
@@ -61,7 +66,7 @@ def extract_answer(text: str, *, format: AnswerFormat = "auto", allow_unclosed: 
         '18'
     """
     check_format(format)
-    text, is_thinking = _choose_part(text)
+    text, is_cut_off = _choose_part(text)
     if allow_unclosed and (inner := _read_opened_box(text)) is not None:
         return _clean(inner)
     if (box := _find_box(text, allow_unclosed=allow_unclosed)) is not None:
@@ -70,35 +75,35 @@ def extract_answer(text: str, *, format: AnswerFormat = "auto", allow_unclosed: 
         return _clean(stated)
     if allow_unclosed and "\n" not in text.strip() and len(text) <= MAX_SHORT:
         return _clean(text)
-    return None if is_thinking and format == "auto" else _clean(_FALLBACKS[format](text) or "")
+    return None if is_cut_off else _clean(_FALLBACKS[format](text) or "")
 
 
 def _choose_part(text: str) -> tuple[str, bool]:
-    """The part that counts, and whether it is thinking (which was cut off, or after which nothing came)."""
+    """The part that counts, and whether it is thinking that was cut off."""
     thinking, closing, rest = text.rpartition("</think>")
     if not closing:
         return text, "<think>" in text
-    return (rest, False) if rest.strip() else (thinking, True)
+    return (rest if rest.strip() else thinking), False
 
 
 def _read_opened_box(text: str) -> str | None:
     """What stands before the brace that closes a box which the prompt opened."""
     box = _BOX.search(text)
     limit = box.start() if box else len(text)
-    end = find_closing("{" + text, 0)
+    end = match_braces("{" + text).get(0)
     return text[: end - 1] if end is not None and end - 1 <= limit else None
 
 
 def _find_box(text: str, *, allow_unclosed: bool) -> str | None:
     """The content of the last balanced box. An unclosed one alone holds nothing, or what is there if asked."""
-    unclosed = None
+    unclosed, closings = None, match_braces(text)
     for box in reversed(list(_BOX.finditer(text))):
         if text[box.end() : box.end() + 1] != "{":
             bare = _BARE_CONTENT.match(text, box.end())
             if bare and text[box.end() - 1].isspace():
                 return bare[0]
             continue
-        end = find_closing(text, box.end())
+        end = closings.get(box.end())
         if end is not None:
             return text[box.end() + 1 : end]
         unclosed = text[box.end() + 1 :] if allow_unclosed else ""
@@ -109,23 +114,22 @@ def _find_box(text: str, *, allow_unclosed: bool) -> str | None:
 
 def _find_stated(text: str) -> str | None:
     """What follows the last "the answer is" or its like, up to the end of its sentence."""
-    anchors = list(_ANCHOR.finditer(text))
-    for anchor in reversed(anchors):
-        line = text[anchor.end() :].lstrip().split("\n", 1)[0]
-        delimited = _DELIMITED.match(text[anchor.end() :].lstrip())
-        if delimited:
+    for anchor in list(_ANCHOR.finditer(text))[: -MAX_ANCHORS - 1 : -1]:
+        following = text[anchor.end() : anchor.end() + MAX_STATED].lstrip()
+        if delimited := _DELIMITED.match(following):
             return next(group for group in delimited.groups() if group is not None)
-        if letter := _LETTER_FIRST.match(line):
+        if letter := _LETTER_FIRST.match(following):
             return letter[1] or letter[2]
-        line = _SENTENCE_END.split(line, maxsplit=1)[0]
-        line = _AFTERTHOUGHT.split(line, maxsplit=1)[0]
-        if _SAYS_SOMETHING.search(line):
-            return line
+        sentence = _SENTENCE_END.split(following.split("\n", 1)[0], maxsplit=1)[0]
+        stated = _AFTERTHOUGHT.split(sentence, maxsplit=1)[0]
+        if _SAYS_SOMETHING.search(stated):
+            return stated
     return None
 
 
 def _find_number(text: str) -> str | None:
-    numbers = find_numbers(text)
+    tail = text[-MAX_STATED:].partition(" ")[2] if len(text) > MAX_STATED else text
+    numbers = find_numbers(tail) or find_numbers(text)
     return numbers[-1][0] if numbers else None
 
 

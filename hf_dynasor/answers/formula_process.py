@@ -16,11 +16,11 @@ import queue
 import signal
 import sys
 import threading
-from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 DIGITS = 25
+WORKING_DIGITS = DIGITS + 10
 NUM_POINTS = 3
 MAX_EXACT = 10**200
 MAX_DENOMINATOR = 10**6
@@ -129,9 +129,8 @@ def _canonicalise_expression(expression: Any) -> str:
         values = _evaluate(expression)
     if values is None:
         return f"text {expression.expand()}"
-    if len(set(values)) == 1:
-        return _canonicalise_constant(_at_point(expression, 0))
-    return f"f[{'; '.join(values)}]"
+    texts = [_to_text(value) for value in values]
+    return _canonicalise_constant(values[0]) if len(set(texts)) == 1 else f"f[{'; '.join(texts)}]"
 
 
 def _canonicalise_relation(relation: Any) -> str:
@@ -143,18 +142,12 @@ def _canonicalise_relation(relation: Any) -> str:
     if name in ("StrictLessThan", "LessThan"):
         left, right, name = right, left, {"StrictLessThan": "StrictGreaterThan"}.get(name, "GreaterThan")
     difference = _prepare(left - right)
-    scales = (
-        None if not difference.free_symbols else [abs(_at_point(difference, trial)) for trial in range(1)]
-    )
-    if not scales or not scales[0].is_finite or scales[0] == 0:
+    values = _evaluate(difference) if difference.free_symbols else None
+    if values is None or values[0] == 0:
         return f"{name}({_canonicalise_expression(left)}, {_canonicalise_expression(right)})"
-    values = _evaluate(difference / scales[0])
-    if values is None:
-        return f"{name}({_canonicalise_expression(left)}, {_canonicalise_expression(right)})"
-    flipped = _evaluate(-difference / scales[0])
-    is_symmetric = isinstance(relation, (sympy.Eq, sympy.Ne))
-    chosen = min(values, flipped) if is_symmetric and flipped is not None else values
-    return f"{name}[{'; '.join(chosen)}]"
+    has_sides = not isinstance(relation, (sympy.Eq, sympy.Ne))
+    scale = abs(values[0]) if has_sides else values[0]
+    return f"{name}[{'; '.join(_to_text(value / scale) for value in values)}]"
 
 
 def _prepare(expression: Any) -> Any:
@@ -166,18 +159,16 @@ def _prepare(expression: Any) -> Any:
     return expression.xreplace(exact)
 
 
-def _evaluate(expression: Any) -> list[str] | None:
-    """The digits at each fixed point; None where there is no finite value at one of them."""
-    values = [_at_point(expression, trial) for trial in range(NUM_POINTS)]
-    if not all(value.is_number and value.is_finite for value in values):
-        return None
-    return [_digits_of(value) for value in values]
-
-
-def _at_point(expression: Any, trial: int) -> Any:
-    return expression.xreplace(
-        {symbol: _coordinate(symbol.name, trial) for symbol in expression.free_symbols}
-    )
+def _evaluate(expression: Any) -> list[Any] | None:
+    """The value at each fixed point; None where there is no finite one at some point."""
+    values = []
+    for trial in range(NUM_POINTS):
+        point = {symbol: _coordinate(symbol.name, trial) for symbol in expression.free_symbols}
+        value = expression.evalf(WORKING_DIGITS, subs=point, maxn=400)
+        if not value.is_number or not value.is_finite:
+            return None
+        values.append(value)
+    return values
 
 
 def _coordinate(name: str, trial: int) -> Any:
@@ -190,30 +181,24 @@ def _coordinate(name: str, trial: int) -> Any:
 
 
 def _canonicalise_constant(expression: Any) -> str:
-    """An exact rational where the value is one, else its digits."""
-    value = _approximate(expression)
+    """An exact rational where the value is one, else its first digits."""
+    value = expression.evalf(WORKING_DIGITS, maxn=400)
+    if not value.is_number or not value.is_finite:
+        raise ValueError("not a finite number")
     if value.is_real and abs(value) < MAX_EXACT:
         exact = expression.doit()
         if exact.is_Rational:
             return str(exact)
-        simple = Fraction(str(value)).limit_denominator(MAX_DENOMINATOR) if value else Fraction(0)
+        simple = Fraction(str(value)).limit_denominator(MAX_DENOMINATOR)
         if abs(value - simple) * 10 ** (DIGITS + 3) <= abs(value):
             return str(simple)
-    return _digits_of(expression)
+    return _to_text(value)
 
 
-def _digits_of(expression: Any) -> str:
-    """The value's first digits, real and imaginary part apart."""
-    real, imaginary = (_round(part) for part in _approximate(expression).as_real_imag())
+def _to_text(value: Any) -> str:
+    """A number's first digits, real and imaginary part apart."""
+    real, imaginary = (_round(part) for part in value.as_real_imag())
     return real if imaginary == "0" else f"{real} + {imaginary} i"
-
-
-def _approximate(expression: Any) -> Any:
-    """The value to more digits than are kept; raises where there is no finite one."""
-    value = expression.evalf(DIGITS + 10, maxn=400)
-    if not value.is_number or not value.is_finite:
-        raise ValueError("not a finite number")
-    return value
 
 
 def _round(value: Any) -> str:
@@ -222,7 +207,9 @@ def _round(value: Any) -> str:
     # Precision 1 is what sympy leaves where everything cancelled.
     if value == 0 or (value.is_Float and value._prec == 1):
         return "0"
-    return str(Decimal(str(sympy.Float(value, DIGITS))).normalize())
+    digits, _, exponent = str(sympy.Float(value, DIGITS)).partition("e")
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return f"{digits}e{exponent}" if exponent else digits
 
 
 if __name__ == "__main__":

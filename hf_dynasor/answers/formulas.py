@@ -14,15 +14,17 @@ import json
 import os
 import queue
 import re
-import subprocess
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hf_dynasor.answers.notation import MAX_DEPTH
 from hf_dynasor.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    import subprocess
 
 DEFAULT_TIMEOUT = 2.0
 """Seconds that one answer's formulas may take."""
@@ -30,7 +32,7 @@ DEFAULT_TIMEOUT = 2.0
 MAX_LENGTH = 400
 MAX_POWER_DEPTH = 2
 MAX_INTEGER_DIGITS = 200
-_PROGRAM = Path(__file__).with_name("formula_process.py")
+_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "formula_process.py")
 _TOWER = re.compile(r"\^\s*\w\s*\^\s*\w\s*\^")
 _LARGE_EXPONENT = re.compile(r"\^\s*\{?\s*[+-]?\d{5,}")
 _LARGE_FACTORIAL = re.compile(r"\d{5,}\s*!|!\s*!")
@@ -137,10 +139,12 @@ class FormulaProcess:
         return json.loads(line) if line else None
 
     def _start(self) -> subprocess.Popen[str]:
+        import subprocess
+
         self._stop()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         process = subprocess.Popen(
-            [sys.executable, str(_PROGRAM)],
+            [sys.executable, _PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -161,7 +165,7 @@ class FormulaProcess:
                 self._stop()
         if not is_ready:
             raise MissingExtraError(
-                f"The formula process ({sys.executable} {_PROGRAM.name}) did not start within "
+                f"The formula process ({sys.executable} {os.path.basename(_PROGRAM)}) did not start within "
                 f"{self._startup_timeout:g} s. It needs math-verify: pip install 'math-verify>=0.8'."
             )
         return process

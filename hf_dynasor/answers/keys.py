@@ -22,6 +22,8 @@ AnswerFormat: TypeAlias = Literal["auto", "number", "math", "choice", "yes_no", 
 AnswerKind: TypeAlias = Literal["number", "math", "choice", "yes_no", "text"]
 
 MAX_LEAVES = 64
+MAX_LENGTH = 2000
+"""Longest answer, in characters, that is read as anything but text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,8 @@ def canonicalise(
         raise ConfigurationError(f"Got timeout = {timeout} but expected seconds above 0.")
     if format in ("auto", "number", "math") and (integer := parse_integer(answer)) is not None:
         return AnswerKey(kind="number", value=str(integer))
+    if len(answer) > MAX_LENGTH:
+        return AnswerKey(kind="text", value=" ".join(answer.casefold().split()))
     return _READERS[format](answer, timeout) or AnswerKey(kind="text", value=_normalise_words(answer))
 
 

@@ -31,7 +31,8 @@ _SIZE_COMMAND = re.compile(
     r"\\(?:(?:left|right)(?![A-Za-z])\.?|[bB]igg?[lrm]?(?![A-Za-z])|displaystyle(?![A-Za-z]))"
 )
 _SPACE_COMMAND = re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![A-Za-z]))|~")
-_WRAPPERS = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("**", "**"), ("`", "`"))
+_WRAPPERS = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("`", "`"))
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\f?boxed\s*\{|\\fbox\s*\{")
 
 
@@ -67,13 +68,13 @@ def unwrap(text: str) -> str:
     before = None
     while before != text:
         before = text
-        text = text.strip().rstrip(".,;").rstrip()
+        text = text.strip().rstrip(".,;").rstrip().removeprefix("**").removesuffix("**").strip()
         for opening, closing in _WRAPPERS:
             if len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing):
                 inner = text[len(opening) : -len(closing)]
                 text = text if opening in inner or closing in inner else inner
         box = _BOX.match(text)
-        if box and find_closing(text, box.end() - 1) == len(text) - 1:
+        if box and match_braces(text).get(box.end() - 1) == len(text) - 1:
             text = text[box.end() : -1]
     return text
 
@@ -108,18 +109,16 @@ def tidy(text: str) -> str:
     return _brace_arguments(text).strip()
 
 
-def find_closing(text: str, start: int) -> int | None:
-    """The place of the brace that closes the one at `start`; escaped braces do not count."""
-    depth, place = 0, start
-    while place < len(text):
-        if text[place] == "\\":
-            place += 2
-            continue
-        depth += (text[place] == "{") - (text[place] == "}")
-        if depth == 0:
-            return place
-        place += 1
-    return None
+def match_braces(text: str) -> dict[int, int]:
+    """Where each brace is closed, by the place where it opens; escaped braces do not count."""
+    closings: dict[int, int] = {}
+    opened: list[int] = []
+    for brace in _BRACE.finditer(text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif brace[0] == "}" and opened:
+            closings[opened.pop()] = brace.start()
+    return closings
 
 
 def split_top(text: str, separator: re.Pattern[str]) -> list[str]:

@@ -80,8 +80,8 @@ def find_numbers(text: str) -> list[tuple[str, Fraction]]:
     """
     found, place = [], 0
     while match := _find_number(text, place):
-        value = _read_value(match)
-        if value is not None and len(match[0]) <= MAX_DIGITS:
+        value = _read_value(match) if len(match[0]) <= MAX_DIGITS else None
+        if value is not None:
             found.append((match[0].strip().rstrip("."), value))
         place = match.end()
     return found
@@ -101,7 +101,7 @@ def strip_unit(text: str) -> str:
 
 
 _NUMBER_START = re.compile(
-    r"(?<![\w.])(?:(?<!\d )[+-](?=[\d.$\\]))?(?:\\frac|\\?\$|[€£¥₹])?\s*(?=[\d.\\{])", re.ASCII
+    r"(?<![\w.])(?:(?<!\d )[+-](?=[\d.$\\]))?(?:(?:\\frac|\\?\$|[€£¥₹])\s{0,3})?(?=[\d.\\{])", re.ASCII
 )
 
 
