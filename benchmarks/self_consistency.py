@@ -81,7 +81,9 @@ def _report(pairs: list[Pair], arguments: argparse.Namespace) -> None:
         "tokens_saved_by_seed": [round(pair.saved, 4) for pair in pairs],
         "early_stop_rate": round(statistics.mean(pair.static.early_stop_rate for pair in pairs), 4),
         "sequential_ratio": round(
-            sum(pair.static.sequential_tokens for pair in pairs) / sum(pair.even.sequential_tokens for pair in pairs), 4
+            sum(pair.static.sequential_tokens for pair in pairs)
+            / sum(pair.even.sequential_tokens for pair in pairs),
+            4,
         ),
         "seconds_ratio": round(
             sum(pair.static.seconds for pair in pairs) / sum(pair.even.seconds for pair in pairs), 4

@@ -27,7 +27,10 @@ def main() -> int:
     torch.set_num_threads(1)
     sets = {"one_digit_sums": (_make_sums(arguments.num_sums), 48)}
     if arguments.word_problems is not None:
-        sets["word_problems"] = (list(read_questions(arguments.word_problems).questions[: arguments.num_word_problems]), 256)
+        sets["word_problems"] = (
+            list(read_questions(arguments.word_problems).questions[: arguments.num_word_problems]),
+            256,
+        )
     row: dict[str, object] = {"benchmark": "smollm2", "budget": arguments.budget, "dtype": arguments.dtype}
     with make_engine(_find_model(), engine=arguments.engine, dtype=arguments.dtype) as engine:
         row["engine"] = engine.name
@@ -58,7 +61,9 @@ def _find_model() -> Path:
 
 def _summarise(name: str, report: EvaluationReport) -> dict[str, object]:
     low, high = report.accuracy_interval
-    entropies = [answer.certaindex.entropy for answer in report.answers if answer.certaindex.entropy is not None]
+    entropies = [
+        answer.certaindex.entropy for answer in report.answers if answer.certaindex.entropy is not None
+    ]
     mean_entropy = sum(entropies) / len(entropies) if entropies else None
     print(
         f"{name:28} {len(report.results):3} questions  accuracy {report.accuracy:6.1%} ({low:.1%} to {high:.1%})  "
@@ -71,7 +76,9 @@ def _summarise(name: str, report: EvaluationReport) -> dict[str, object]:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--word-problems", metavar="FILE.jsonl", help="such as ASDiv; left out where not given")
+    parser.add_argument(
+        "--word-problems", metavar="FILE.jsonl", help="such as ASDiv; left out where not given"
+    )
     parser.add_argument("--num-word-problems", type=int, default=30)
     parser.add_argument("--num-sums", type=int, default=60)
     parser.add_argument("--budget", type=int, default=10)

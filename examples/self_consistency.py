@@ -1,7 +1,7 @@
 """Self-consistency that stops when it is certain, on the embedded reasoner or a model of yours.
 
-    python examples/self_consistency.py
-    python examples/self_consistency.py Qwen/Qwen3-0.6B
+python examples/self_consistency.py
+python examples/self_consistency.py Qwen/Qwen3-0.6B
 """
 
 import sys
@@ -21,7 +21,10 @@ def main(model: str = "embedded") -> None:
             program = SelfConsistency(Prompt.chat(question), budget=20, sampling=sampling)
             answer = run(program, engine, policy)
             grants = "+".join(str(grant.units) for grant in answer.trace)
-            print(f"{question:24} {answer.text:>12}  samples {grants:5}  net tokens {answer.usage.net_tokens:5}  ", end="")
+            print(
+                f"{question:24} {answer.text:>12}  samples {grants:5}  net tokens {answer.usage.net_tokens:5}  ",
+                end="",
+            )
             print(f"entropy {answer.certaindex.entropy:.2f}  stopped: {answer.stop_reason.value}")
     finally:
         engine.close()

@@ -83,7 +83,9 @@ class Prompt:
         if not self.segments:
             raise ConfigurationError("Got a prompt without segments but expected at least one.")
         if any(isinstance(segment, Chat) for segment in self.segments[1:]):
-            raise ConfigurationError("A Chat segment is rendered from its beginning: it can only be the first one.")
+            raise ConfigurationError(
+                "A Chat segment is rendered from its beginning: it can only be the first one."
+            )
 
     @classmethod
     def chat(cls, question: str, *, system: str | None = None, enable_thinking: bool | None = None) -> Prompt:
@@ -128,13 +130,17 @@ class SamplingParams:
         if self.max_new_tokens < 1:
             raise ConfigurationError(f"Got {self.max_new_tokens = } but expected at least 1.")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ConfigurationError(f"Got {self.temperature = } but expected 0 (greedy) or a positive number.")
+            raise ConfigurationError(
+                f"Got {self.temperature = } but expected 0 (greedy) or a positive number."
+            )
         if not 0 < self.top_p <= 1:
             raise ConfigurationError(f"Got {self.top_p = } but expected a value in (0, 1].")
         if self.top_k is not None and self.top_k < 1:
             raise ConfigurationError(f"Got {self.top_k = } but expected at least 1, or None for all tokens.")
         if any(not text for text in self.stop):
-            raise ConfigurationError("Got an empty stop string: it would stop every request at once. Remove it.")
+            raise ConfigurationError(
+                "Got an empty stop string: it would stop every request at once. Remove it."
+            )
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
             raise ConfigurationError(f"Got {self.seed = } but expected a value in [0, 2**63 - 1].")
 
@@ -208,7 +214,9 @@ class Usage:
     def __post_init__(self) -> None:
         for item in fields(self):
             if getattr(self, item.name) < 0:
-                raise ConfigurationError(f"Got {item.name} = {getattr(self, item.name)} tokens but expected 0 or more.")
+                raise ConfigurationError(
+                    f"Got {item.name} = {getattr(self, item.name)} tokens but expected 0 or more."
+                )
         if self.cached > self.prompt:
             raise ConfigurationError(f"Got {self.cached = } but expected at most {self.prompt = }.")
 
@@ -218,11 +226,15 @@ class Usage:
         return self.sampled + self.forced + self.probe + self.reward
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(**{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)})
+        return Usage(
+            **{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)}
+        )
 
     def to_dict(self) -> dict[str, int]:
         """The six counts and `net_tokens`, ready for JSON."""
-        return {item.name: getattr(self, item.name) for item in fields(self)} | {"net_tokens": self.net_tokens}
+        return {item.name: getattr(self, item.name) for item in fields(self)} | {
+            "net_tokens": self.net_tokens
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,11 +275,15 @@ class Completion:
 
     def __post_init__(self) -> None:
         if (self.error is not None) != (self.finish_reason is FinishReason.FAILED):
-            raise ConfigurationError(f"Got {self.finish_reason = } with {self.error = }: failures, and only they, carry one.")
+            raise ConfigurationError(
+                f"Got {self.finish_reason = } with {self.error = }: failures, and only they, carry one."
+            )
         for name in ("logprobs", "offsets"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.token_ids):
-                raise ConfigurationError(f"Got {len(values)} {name} for {len(self.token_ids)} tokens but expected one each.")
+                raise ConfigurationError(
+                    f"Got {len(values)} {name} for {len(self.token_ids)} tokens but expected one each."
+                )
 
 
 Event: TypeAlias = TokenDelta | Completion

@@ -10,11 +10,18 @@ import asyncio
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from hf_dynasor.core import Cancel, Command, Completion, Event, Generate, RequestKey, Score
 from hf_dynasor.engine import Engine, Sink
-from hf_dynasor.errors import ConfigurationError, EngineError, EngineTimeoutError, HFDynasorError, UnsupportedError
+from hf_dynasor.errors import (
+    ConfigurationError,
+    EngineError,
+    EngineTimeoutError,
+    HFDynasorError,
+    UnsupportedError,
+)
 from hf_dynasor.grants import AllocationPolicy, Answer, GrantRecord
 from hf_dynasor.program import ReasoningProgram
 
@@ -126,7 +133,7 @@ def run_many(
             event = _wait(events, engine, timeout)
             if event.key.program_id in active:
                 index, program_run = active[event.key.program_id]
-                outcome = _guard(index, lambda run=program_run, event=event: run.deliver(event), program_run)
+                outcome = _guard(index, partial(program_run.deliver, event), program_run)
                 if outcome is not None:
                     del active[event.key.program_id]
                     yield outcome
@@ -269,4 +276,6 @@ async def _await_event(events: asyncio.Queue[Event], engine: Engine, timeout: fl
 
 
 def _make_timeout(engine: Engine, timeout: float) -> EngineTimeoutError:
-    return EngineTimeoutError(f"{engine.name} delivered nothing for {timeout:g} s. Raise the timeout if it is only slow.")
+    return EngineTimeoutError(
+        f"{engine.name} delivered nothing for {timeout:g} s. Raise the timeout if it is only slow."
+    )

@@ -1,14 +1,14 @@
 """The error tree. A user's mistake names the value, the range and the fix.
 
-    HFDynasorError
-    ├── ConfigurationError (ValueError)   a value, name or combination that cannot work
-    │   └── MissingExtraError             an optional dependency is not installed
-    ├── InputError (ValueError)           a question, file or line that cannot be read
-    ├── UnsupportedError                  an engine was asked for an ability that it does not declare
-    ├── ModelLoadError                    a model could not be found, read or prepared
-    ├── EngineError                       an engine stopped working or broke its contract
-    │   └── EngineTimeoutError            nothing came back within the bound
-    └── ProgramError                      a program or a policy broke its contract, or no path survived
+HFDynasorError
+├── ConfigurationError (ValueError)   a value, name or combination that cannot work
+│   └── MissingExtraError             an optional dependency is not installed
+├── InputError (ValueError)           a question, file or line that cannot be read
+├── UnsupportedError                  an engine was asked for an ability that it does not declare
+├── ModelLoadError                    a model could not be found, read or prepared
+├── EngineError                       an engine stopped working or broke its contract
+│   └── EngineTimeoutError            nothing came back within the bound
+└── ProgramError                      a program or a policy broke its contract, or no path survived
 """
 
 from __future__ import annotations

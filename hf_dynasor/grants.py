@@ -92,7 +92,9 @@ class Decision:
         if self.units < 0:
             raise ConfigurationError(f"Got {self.units = } but expected 0 (deny) or more.")
         if (self.units == 0) != (self.stop_reason is not None):
-            raise ConfigurationError(f"Got {self.units = } with {self.stop_reason = }: denials, and only they, have one.")
+            raise ConfigurationError(
+                f"Got {self.units = } with {self.stop_reason = }: denials, and only they, have one."
+            )
 
 
 class AllocationPolicy(Protocol):

@@ -12,6 +12,7 @@ from hf_dynasor._registration import TASK
 from hf_dynasor.embedded import REASONER_PATH
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.grants import Answer
+from hf_dynasor.serving.factory import EngineName, make_engine
 from hf_dynasor.serving.loading import LoadedModel, prepare
 from hf_dynasor.serving.solver import Solver
 
@@ -41,12 +42,14 @@ class DynasorReasoningPipeline(Pipeline):  # type: ignore[misc]
     _load_feature_extractor = False
     _pipeline_calls_generate = False
 
-    def __init__(self, *args: Any, engine: str = "auto", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, engine: EngineName = "auto", **kwargs: Any) -> None:
         self._engine_name = engine
         self._engine: Any = None
         super().__init__(*args, **kwargs)
         if self.tokenizer is None:
-            raise ConfigurationError("The pipeline needs a tokenizer. Pass one: pipeline(..., tokenizer=...).")
+            raise ConfigurationError(
+                "The pipeline needs a tokenizer. Pass one: pipeline(..., tokenizer=...)."
+            )
 
     def __call__(self, inputs: str | Iterable[str], **options: Any) -> dict[str, Any] | list[dict[str, Any]]:
         """Solve one question, or many side by side; see the class."""
@@ -83,8 +86,6 @@ class DynasorReasoningPipeline(Pipeline):  # type: ignore[misc]
 
     def _make_solver(self, options: dict[str, Any]) -> Solver:
         if self._engine is None:
-            from hf_dynasor.serving import make_engine
-
             name = getattr(self.model, "name_or_path", "") or "pipeline"
             loaded = prepare(LoadedModel(model=self.model, tokenizer=self.tokenizer, name=name))
             self._engine = make_engine(loaded, engine=self._engine_name)

@@ -79,7 +79,9 @@ class ReasoningProgram(ABC):
             ProgramError: The policy grants more than the cap, or the program runs twice.
         """
         if self._has_started:
-            raise ProgramError(f"Program {self.program_id!r} has run already: make a new one for another run.")
+            raise ProgramError(
+                f"Program {self.program_id!r} has run already: make a new one for another run."
+            )
         self._has_started = True
         while (decision := self._ask(policy)).units:
             yield from self._execute_and_account(decision.units)
@@ -135,7 +137,9 @@ class ReasoningProgram(ABC):
             if isinstance(command, Cancel):
                 continue
             if command.key in depth_at_start:
-                raise ProgramError(f"Request {command.key.request_id!r} of {self.program_id!r} is in flight already.")
+                raise ProgramError(
+                    f"Request {command.key.request_id!r} of {self.program_id!r} is in flight already."
+                )
             depth_at_start[command.key] = self._depth
         if not depth_at_start:
             raise ProgramError(f"Program {self.program_id!r} waits for a completion with nothing in flight.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from hf_dynasor.answers import AnswerFormat
 from hf_dynasor.certaindex import Thresholds
@@ -68,10 +69,14 @@ class Recipe:
         if self.prompt_format not in PROMPT_FORMATS:
             raise name_unknown("prompt format", self.prompt_format, PROMPT_FORMATS)
         if self.prompt_format == "plain" and (self.system is not None or self.enable_thinking is not None):
-            raise ConfigurationError("system and enable_thinking belong to chat prompts, but prompt_format is 'plain'.")
+            raise ConfigurationError(
+                "system and enable_thinking belong to chat prompts, but prompt_format is 'plain'."
+            )
         self.build("What is 1+1?")
 
-    def build(self, question: str, *, program_id: str = "program") -> tuple[ReasoningProgram, AllocationPolicy]:
+    def build(
+        self, question: str, *, program_id: str = "program"
+    ) -> tuple[ReasoningProgram, AllocationPolicy]:
         """A fresh program for one question, and its policy.
 
         Args:
@@ -101,7 +106,11 @@ class Recipe:
 
     def build_policy(self) -> AllocationPolicy:
         """The policy, with the options that it reads; an option that it does not read raises."""
-        options = {"thresholds": self.thresholds, "detect_at": self.detect_at, "max_tokens": self.max_tokens}
+        options: dict[str, Any] = {
+            "thresholds": self.thresholds,
+            "detect_at": self.detect_at,
+            "max_tokens": self.max_tokens,
+        }
         given = {name: value for name, value in options.items() if value is not None}
         if not isinstance(self.policy, str):
             _refuse_unread(self.policy.name, given, ())
@@ -123,7 +132,7 @@ class Recipe:
         )
 
 
-def _refuse_unread(policy: str, given: dict[str, object], read: tuple[str, ...]) -> None:
+def _refuse_unread(policy: str, given: Mapping[str, object], read: tuple[str, ...]) -> None:
     for name, value in given.items():
         if name not in read:
             raise ConfigurationError(

@@ -132,7 +132,9 @@ class ScriptedEngine:
             if held is not None:
                 request, reply, sink = held
                 self.cancelled.append(key)
-                ended = Reply(text=reply.text, num_tokens=reply.num_tokens, finish_reason=FinishReason.CANCELLED)
+                ended = Reply(
+                    text=reply.text, num_tokens=reply.num_tokens, finish_reason=FinishReason.CANCELLED
+                )
                 _deliver(request, ended, sink)
 
     def check_health(self) -> None:
@@ -160,8 +162,9 @@ def _read_in_order(texts: Sequence[str]) -> Script:
 
 def _deliver(request: Request, reply: Reply, sink: Sink) -> None:
     num_tokens = max(1, len(reply.text.split())) if reply.num_tokens is None else reply.num_tokens
+    token_ids: tuple[int, ...] = ()
     if isinstance(request, Score):
-        usage, token_ids = Usage(reward=num_tokens), ()
+        usage = Usage(reward=num_tokens)
     else:
         usage = Usage(probe=num_tokens) if request.is_probe else Usage(sampled=num_tokens)
         token_ids = tuple(range(num_tokens))

@@ -77,7 +77,11 @@ def test_empty_prompts_and_conversations_are_refused():
 def test_usage_adds_up_field_by_field(first, second):
     def make(values):
         prompt, cached, *rest = values
-        return Usage(prompt=prompt + cached, cached=cached, **dict(zip(("sampled", "forced", "probe", "reward"), rest, strict=True)))
+        return Usage(
+            prompt=prompt + cached,
+            cached=cached,
+            **dict(zip(("sampled", "forced", "probe", "reward"), rest, strict=True)),
+        )
 
     total = make(first) + make(second)
     assert total.net_tokens == make(first).net_tokens + make(second).net_tokens
@@ -108,7 +112,10 @@ def test_logprobs_come_one_a_token():
     ("request_", "missing"),
     [
         (Generate(key=KEY, prompt=Prompt.plain("a"), sampling=SamplingParams(seed=1)), Ability.SEEDS),
-        (Generate(key=KEY, prompt=Prompt.plain("a"), sampling=SamplingParams(logprobs=True)), Ability.LOGPROBS),
+        (
+            Generate(key=KEY, prompt=Prompt.plain("a"), sampling=SamplingParams(logprobs=True)),
+            Ability.LOGPROBS,
+        ),
         (Generate(key=KEY, prompt=Prompt.plain("a"), stream=True), Ability.STREAM),
         (Score(key=KEY, prompt=Prompt.plain("a")), Ability.SCORE),
     ],

@@ -138,7 +138,7 @@ def test_a_missing_ability_ends_the_whole_run():
 
 def test_a_silent_engine_is_a_timeout_and_its_requests_are_cancelled():
     engine = ScriptedEngine(lambda request: Reply(is_held=True))
-    with pytest.raises(EngineTimeoutError, match="nothing for 0.05 s"):
+    with pytest.raises(EngineTimeoutError, match=r"nothing for 0\.05 s"):
         run(SelfConsistency(PROMPT, budget=2), engine, Even(), timeout=0.05)
     assert len(engine.cancelled) == 2
 
@@ -170,8 +170,12 @@ def test_cancelling_the_task_cancels_the_requests():
 
 
 def test_leaving_a_run_of_many_cancels_what_is_in_flight():
-    engine = ScriptedEngine(lambda r: Reply(text="\\boxed{1}") if r.key.program_id == "p0" else Reply(is_held=True))
-    outcomes = run_many([(SelfConsistency(PROMPT, budget=2, program_id=f"p{n}"), Even()) for n in range(3)], engine)
+    engine = ScriptedEngine(
+        lambda r: Reply(text="\\boxed{1}") if r.key.program_id == "p0" else Reply(is_held=True)
+    )
+    outcomes = run_many(
+        [(SelfConsistency(PROMPT, budget=2, program_id=f"p{n}"), Even()) for n in range(3)], engine
+    )
     assert next(outcomes).index == 0
     outcomes.close()
     assert {key.program_id for key in engine.cancelled} == {"p1", "p2"}
@@ -180,7 +184,10 @@ def test_leaving_a_run_of_many_cancels_what_is_in_flight():
 def test_grants_are_reported_as_they_end():
     records = []
     answer = run(
-        SelfConsistency(PROMPT, budget=8), ScriptedEngine(["\\boxed{1}", "\\boxed{2}"] * 4), StaticThreshold(), on_grant=records.append
+        SelfConsistency(PROMPT, budget=8),
+        ScriptedEngine(["\\boxed{1}", "\\boxed{2}"] * 4),
+        StaticThreshold(),
+        on_grant=records.append,
     )
     assert tuple(records) == answer.trace
     assert [record.units for record in records] == [5, 3]
@@ -188,7 +195,9 @@ def test_grants_are_reported_as_they_end():
 
 def test_waves_add_up_and_samples_do_not():
     tokens = iter([3, 9, 4, 2, 5, 7, 1])
-    engine = ScriptedEngine(lambda request: Reply(text=f"\\boxed{{{request.key.request_id[-1]}}}", num_tokens=next(tokens)))
+    engine = ScriptedEngine(
+        lambda request: Reply(text=f"\\boxed{{{request.key.request_id[-1]}}}", num_tokens=next(tokens))
+    )
     answer = run(SelfConsistency(PROMPT, budget=7), engine, StaticThreshold())
     assert answer.sequential_tokens == max(3, 9, 4, 2, 5) + max(7, 1)
     assert answer.usage.net_tokens == 31
@@ -201,7 +210,7 @@ def test_a_policy_that_grants_beyond_the_cap_is_stopped():
         def allocate(self, knob, trace):
             return Decision(units=knob.maximum + 1)
 
-    with pytest.raises(ProgramError, match="generous.*granted 5"):
+    with pytest.raises(ProgramError, match=r"generous.*granted 5"):
         run(SelfConsistency(PROMPT, budget=4), ScriptedEngine(answers_by_index), Generous())
 
 
@@ -269,7 +278,9 @@ def test_room_for_no_program_is_refused():
 def test_a_completion_of_another_program_moves_nothing():
     class Echo(ScriptedEngine):
         def submit(self, requests, sink):
-            stray = Completion(key=self.stray_key(requests), finish_reason=FinishReason.EOS, text="\\boxed{9}")
+            stray = Completion(
+                key=self.stray_key(requests), finish_reason=FinishReason.EOS, text="\\boxed{9}"
+            )
             sink(stray)
             super().submit(requests, sink)
 

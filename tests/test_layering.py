@@ -44,11 +44,11 @@ def iter_imports(path):
     """Names of the package's rooms that a file imports, and whether at import time."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hf_dynasor":
-            yield (node.module.split(".") + [""])[1]
+            yield [*node.module.split("."), ""][1]
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "hf_dynasor":
-                    yield (alias.name.split(".") + [""])[1]
+                    yield [*alias.name.split("."), ""][1]
 
 
 def list_files():
@@ -63,7 +63,9 @@ def test_every_import_is_in_the_table(path):
 
 
 def run_python(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 BLOCK = """
@@ -76,14 +78,18 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
-@pytest.mark.parametrize("room", ["", *(f".{name}" for name in (*PURE_ROOMS, "testing", "recipe", "embedded.problems"))])
+@pytest.mark.parametrize(
+    "room", ["", *(f".{name}" for name in (*PURE_ROOMS, "testing", "recipe", "embedded.problems"))]
+)
 def test_pure_parts_import_with_torch_blocked(room):
     result = run_python(f"{BLOCK}import hf_dynasor{room}")
     assert result.returncode == 0, result.stderr
 
 
 def test_importing_the_package_loads_neither_torch_nor_transformers():
-    result = run_python("import sys, hf_dynasor; print([n for n in ('torch', 'transformers', 'sympy') if n in sys.modules])")
+    result = run_python(
+        "import sys, hf_dynasor; print([n for n in ('torch', 'transformers', 'sympy') if n in sys.modules])"
+    )
     assert result.stdout.strip() == "[]", result.stderr
 
 
@@ -98,7 +104,17 @@ def constants_classes_functions(name):
 
 
 def test_public_names_are_sorted_and_exist():
-    for name in ("", ".answers", ".certaindex", ".programs", ".scheduler", ".evaluation", ".serving", ".cli", ".embedded"):
+    for name in (
+        "",
+        ".answers",
+        ".certaindex",
+        ".programs",
+        ".scheduler",
+        ".evaluation",
+        ".serving",
+        ".cli",
+        ".embedded",
+    ):
         module = __import__(f"hf_dynasor{name}", fromlist=["*"])
         assert list(module.__all__) == sorted(module.__all__, key=constants_classes_functions), name
         for public in module.__all__:

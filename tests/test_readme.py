@@ -30,9 +30,11 @@ def test_every_block_is_of_a_kind_that_is_run_here():
 
 @pytest.mark.parametrize("code", PYTHON_BLOCKS, ids=range(len(PYTHON_BLOCKS)))
 def test_python_blocks_run(code, capsys):
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     printed = capsys.readouterr().out.split()
-    promised = re.findall(r"print\(answer\.(?:text|stop_reason\.value|certaindex\.entropy)\)\s+# ([\w.]+)", code)
+    promised = re.findall(
+        r"print\(answer\.(?:text|stop_reason\.value|certaindex\.entropy)\)\s+# ([\w.]+)", code
+    )
     assert printed[: len(promised)] == promised
 
 
@@ -50,7 +52,12 @@ def test_commands_of_the_command_line_run(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make")])
 def test_make_targets_exist(command):
     dry = subprocess.run(
-        ["make", "--dry-run", *command.split()[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        ["make", "--dry-run", *command.split()[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert dry.returncode == 0, dry.stderr
 

@@ -27,7 +27,7 @@ def test_the_policy_gets_the_options_that_it_reads():
     ],
 )
 def test_an_option_that_nothing_reads_is_refused(options):
-    with pytest.raises(ConfigurationError, match="does not read it|belong to chat"):
+    with pytest.raises(ConfigurationError, match=r"does not read it|belong to chat"):
         Recipe(**options)
 
 

@@ -76,7 +76,9 @@ class Thresholds:
                 raise ConfigurationError(f"Got threshold {name} = {value} but expected a value in [0, 1].")
         if not self.to_dict():
             known = ", ".join(SIGNAL_NAMES)
-            raise ConfigurationError(f"Got no threshold but expected at least one of {known}: all would be certain.")
+            raise ConfigurationError(
+                f"Got no threshold but expected at least one of {known}: all would be certain."
+            )
 
     def are_exceeded_by(self, certaindex: Certaindex) -> bool:
         """Whether every thresholded signal is known and strictly above its threshold."""
@@ -90,7 +92,9 @@ class Thresholds:
     def describe(self, certaindex: Certaindex) -> str:
         """The comparison in words, such as `entropy 0.69 <= 0.70`."""
         signals = certaindex.signals
-        return ", ".join(_describe_one(name, signals.get(name), limit) for name, limit in self.to_dict().items())
+        return ", ".join(
+            _describe_one(name, signals.get(name), limit) for name, limit in self.to_dict().items()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,9 @@ def max_signal(values: Sequence[float]) -> float | None:
 
 def _check_group_sizes(group_sizes: Sequence[int]) -> None:
     if any(size < 1 for size in group_sizes):
-        raise ConfigurationError(f"Got group sizes {list(group_sizes)} but expected at least 1 path in each group.")
+        raise ConfigurationError(
+            f"Got group sizes {list(group_sizes)} but expected at least 1 path in each group."
+        )
 
 
 def _check_unit_interval(values: Sequence[float]) -> None:

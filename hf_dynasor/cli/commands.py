@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from hf_dynasor.cli import display
+from hf_dynasor.cli.main import EXIT_BAD_INPUT, parse_thresholds
 from hf_dynasor.clock import MonotonicClock
 from hf_dynasor.embedded.problems import generate_problems
 from hf_dynasor.engine import Ability, Engine
@@ -18,8 +20,6 @@ from hf_dynasor.errors import InputError
 from hf_dynasor.evaluation import EvaluationReport, QuestionFile, QuestionResult, evaluate, read_questions
 from hf_dynasor.grants import Answer, GrantRecord
 from hf_dynasor.recipe import Recipe
-from hf_dynasor.cli import display
-from hf_dynasor.cli.main import EXIT_BAD_INPUT, parse_thresholds
 
 DEFAULT_SEED = 0
 
@@ -74,7 +74,12 @@ def run_questions(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     for problem in problems:
-        row = {"id": problem.id, "question": problem.question, "answer": problem.answer, "level": problem.level}
+        row = {
+            "id": problem.id,
+            "question": problem.question,
+            "answer": problem.answer,
+            "level": problem.level,
+        }
         _print(json.dumps(row))
     return 0
 
@@ -93,7 +98,9 @@ def make_recipe(arguments: argparse.Namespace) -> Recipe:
         top_k=arguments.top_k,
         max_new_tokens=arguments.max_new_tokens,
         seed=arguments.seed,
-        logprobs=bool(arguments.threshold and any("answer_probability" in text for text in arguments.threshold)),
+        logprobs=bool(
+            arguments.threshold and any("answer_probability" in text for text in arguments.threshold)
+        ),
         prompt_format=arguments.prompt_format,
         system=arguments.system,
         instruction=arguments.instruction,
@@ -147,7 +154,9 @@ def _open_engine(arguments: argparse.Namespace) -> Iterator[Engine]:
 
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-    engine = make_engine(arguments.model, engine=arguments.engine, dtype=arguments.dtype, device=arguments.device)
+    engine = make_engine(
+        arguments.model, engine=arguments.engine, dtype=arguments.dtype, device=arguments.device
+    )
     try:
         yield engine
     finally:
@@ -160,9 +169,11 @@ def _open_output(path: str | None) -> Iterator[TextIO | None]:
         yield None
         return
     try:
-        file = Path(path).open("w", encoding="utf-8")
+        file = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 -- closed by the `with` below
     except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror}. Choose a file in a folder that exists.") from None
+        raise InputError(
+            f"Cannot write {path}: {error.strerror}. Choose a file in a folder that exists."
+        ) from None
     with file:
         yield file
 
@@ -182,12 +193,14 @@ def _describe_run(engine: Engine, recipe: Recipe) -> str:
 
 def _report_broken_lines(file: QuestionFile, path: str) -> None:
     for broken in file.broken_lines:
-        print(f"hf-dynasor: {path}, {broken} (left out)", file=sys.stderr)  # noqa: T201
+        print(f"hf-dynasor: {path}, {broken} (left out)", file=sys.stderr)
 
 
 def _report_errors(report: EvaluationReport) -> None:
     for result in report.errors:
-        print(f"hf-dynasor: question {result.question.id}: {result.error} (counted as wrong)", file=sys.stderr)  # noqa: T201
+        print(
+            f"hf-dynasor: question {result.question.id}: {result.error} (counted as wrong)", file=sys.stderr
+        )
 
 
 def _solve_json(answer: Answer, seconds: float) -> str:
@@ -197,4 +210,4 @@ def _solve_json(answer: Answer, seconds: float) -> str:
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
+    print(text, flush=True)

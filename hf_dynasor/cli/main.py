@@ -57,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except HFDynasorError as error:
-        print(f"hf-dynasor: error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"hf-dynasor: error: {error}", file=sys.stderr)
         return EXIT_ENGINE if isinstance(error, EngineError) else EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("hf-dynasor: interrupted", file=sys.stderr)  # noqa: T201
+        print("hf-dynasor: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader went away (`| head`): nothing to report, and nothing more may be written at exit.
@@ -90,8 +90,12 @@ def _add_solve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _add_command(commands, "eval", "solve a file of questions and report accuracy and tokens", _EVAL_EPILOG)
-    parser.add_argument("file", metavar="FILE.jsonl", help="questions with their answers, one JSON object a line")
+    parser = _add_command(
+        commands, "eval", "solve a file of questions and report accuracy and tokens", _EVAL_EPILOG
+    )
+    parser.add_argument(
+        "file", metavar="FILE.jsonl", help="questions with their answers, one JSON object a line"
+    )
     parser.add_argument("--limit", type=_positive, help="take only the first N questions")
     parser.add_argument("--max-active", type=_positive, default=16, help="questions in flight (default: 16)")
     parser.add_argument("--output", metavar="ROWS.jsonl", help="write one line for each question as it ends")
@@ -102,9 +106,13 @@ def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _add_questions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     epilog = "The questions are kept out of the embedded reasoner's training. Levels run from 1 (easy) to 8 (impossible)."
-    parser = _add_command(commands, "questions", "print test questions made for the embedded reasoner", epilog)
+    parser = _add_command(
+        commands, "questions", "print test questions made for the embedded reasoner", epilog
+    )
     parser.add_argument("--num", type=_positive, default=100, help="how many (default: 100)")
-    parser.add_argument("--seed", type=_non_negative, default=0, help="another seed, other questions (default: 0)")
+    parser.add_argument(
+        "--seed", type=_non_negative, default=0, help="another seed, other questions (default: 0)"
+    )
     parser.add_argument("--levels", type=_positive, nargs="+", help="difficulties to mix (default: all)")
     parser.set_defaults(run=_run_questions)
 
@@ -122,18 +130,25 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model", default="embedded", help="hub name, local folder, FILE.gguf, or 'embedded' (default)"
     )
     group.add_argument(
-        "--engine", default="auto", choices=("auto", "generate", "continuous"), help="what runs it (default: auto)"
+        "--engine",
+        default="auto",
+        choices=("auto", "generate", "continuous"),
+        help="what runs it (default: auto)",
     )
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    group.add_argument("--timeout", type=float, default=600.0, help="seconds to wait for a sample (default: 600)")
+    group.add_argument(
+        "--timeout", type=float, default=600.0, help="seconds to wait for a sample (default: 600)"
+    )
 
 
 def _add_program_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("program")
     group.add_argument("--program", default="self_consistency", help=f"one of: {', '.join(PROGRAMS)}")
     group.add_argument("--budget", type=int, default=20, help="most samples for a question (default: 20)")
-    group.add_argument("--policy", default="static", help=f"one of: {', '.join(sorted(POLICIES))} (default: static)")
+    group.add_argument(
+        "--policy", default="static", help=f"one of: {', '.join(sorted(POLICIES))} (default: static)"
+    )
     group.add_argument(
         "--threshold",
         action="append",
@@ -141,16 +156,26 @@ def _add_program_options(parser: argparse.ArgumentParser) -> None:
         help=f"static: stop where the signal exceeds X in [0, 1]; repeatable; signals: {', '.join(SIGNAL_NAMES)} "
         "(default: entropy=0.7, which means unanimity at 5 samples)",
     )
-    group.add_argument("--detect-at", type=int, help="static, length: samples after which to read (default: 5)")
-    group.add_argument("--max-tokens", type=int, help="length: stop where the samples so far took more (default: 2048)")
+    group.add_argument(
+        "--detect-at", type=int, help="static, length: samples after which to read (default: 5)"
+    )
+    group.add_argument(
+        "--max-tokens", type=int, help="length: stop where the samples so far took more (default: 2048)"
+    )
     group.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default: 0.7)")
     group.add_argument("--top-p", type=float, default=1.0, help="in (0, 1] (default: 1)")
     group.add_argument("--top-k", type=int, help="keep the k likeliest tokens (default: all)")
-    group.add_argument("--max-new-tokens", type=int, default=512, help="most tokens of one sample (default: 512)")
+    group.add_argument(
+        "--max-new-tokens", type=int, default=512, help="most tokens of one sample (default: 512)"
+    )
     group.add_argument("--seed", type=_non_negative, help="default: 0 where the engine has per-request seeds")
-    group.add_argument("--prompt-format", default="chat", choices=PROMPT_FORMATS, help="plain: no chat template")
+    group.add_argument(
+        "--prompt-format", default="chat", choices=PROMPT_FORMATS, help="plain: no chat template"
+    )
     group.add_argument("--system", help="system message")
-    group.add_argument("--instruction", default=DEFAULT_INSTRUCTION, help='appended to a question; "" for none')
+    group.add_argument(
+        "--instruction", default=DEFAULT_INSTRUCTION, help='appended to a question; "" for none'
+    )
     group.add_argument(
         "--thinking", action=argparse.BooleanOptionalAction, help="ask the chat template for (no) thinking"
     )
@@ -172,13 +197,17 @@ def parse_thresholds(texts: Sequence[str] | None) -> Thresholds | None:
         if not is_pair:
             name, number = "entropy", text
         if name not in SIGNAL_NAMES:
-            raise ConfigurationError(f"Got --threshold {text!r} but expected SIGNAL=X with one of {', '.join(SIGNAL_NAMES)}.")
+            raise ConfigurationError(
+                f"Got --threshold {text!r} but expected SIGNAL=X with one of {', '.join(SIGNAL_NAMES)}."
+            )
         if name in values:
             raise ConfigurationError(f"Got two thresholds for {name}. Expected one.")
         try:
             values[name] = float(number)
         except ValueError:
-            raise ConfigurationError(f"Got --threshold {text!r} but expected a number in [0, 1] for {name}.") from None
+            raise ConfigurationError(
+                f"Got --threshold {text!r} but expected a number in [0, 1] for {name}."
+            ) from None
     return Thresholds(**values)
 
 
@@ -212,5 +241,3 @@ def _run_questions(arguments: argparse.Namespace) -> int:
     from hf_dynasor.cli.commands import run_questions
 
     return run_questions(arguments)
-
-

@@ -11,9 +11,9 @@ from hf_dynasor.clock import Clock, MonotonicClock
 from hf_dynasor.core import Usage
 from hf_dynasor.drivers import DEFAULT_TIMEOUT, ProgramOutcome, run_many
 from hf_dynasor.engine import Engine
+from hf_dynasor.errors import InputError
 from hf_dynasor.evaluation.questions import Question
 from hf_dynasor.evaluation.statistics import wilson_interval
-from hf_dynasor.errors import InputError
 from hf_dynasor.grants import AllocationPolicy, Answer
 from hf_dynasor.program import ReasoningProgram
 from hf_dynasor.recipe import Recipe

@@ -51,9 +51,13 @@ def read_questions(path: str | Path) -> QuestionFile:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}. Expected a JSON-lines file of questions.") from None
+        raise InputError(
+            f"Cannot read {path}: {error.strerror}. Expected a JSON-lines file of questions."
+        ) from None
     except UnicodeDecodeError as error:
-        raise InputError(f"Cannot read {path}: byte {error.start} is not UTF-8. Expected a JSON-lines file.") from None
+        raise InputError(
+            f"Cannot read {path}: byte {error.start} is not UTF-8. Expected a JSON-lines file."
+        ) from None
     return parse_questions(lines, source=str(path))
 
 

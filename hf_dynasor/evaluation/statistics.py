@@ -33,7 +33,9 @@ def wilson_interval(num_right: int, num_all: int) -> tuple[float, float]:
         [0.49, 0.943]
     """
     if not 0 <= num_right <= num_all or num_all == 0:
-        raise ConfigurationError(f"Got {num_right = } of {num_all = } but expected 0 <= right <= all, all >= 1.")
+        raise ConfigurationError(
+            f"Got {num_right = } of {num_all = } but expected 0 <= right <= all, all >= 1."
+        )
     share = num_right / num_all
     spread = _Z_95 * math.sqrt(share * (1 - share) / num_all + _Z_95**2 / (4 * num_all**2))
     middle, scale = share + _Z_95**2 / (2 * num_all), 1 + _Z_95**2 / num_all
@@ -48,7 +50,9 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Paired
         0.0
     """
     if len(before) != len(after) or len(before) < 2:
-        raise ConfigurationError(f"Got {len(before)} and {len(after)} values but expected equally many, at least 2.")
+        raise ConfigurationError(
+            f"Got {len(before)} and {len(after)} values but expected equally many, at least 2."
+        )
     differences = [second - first for first, second in zip(before, after, strict=True)]
     mean = math.fsum(differences) / len(differences)
     variance = math.fsum((value - mean) ** 2 for value in differences) / (len(differences) - 1)

@@ -129,7 +129,9 @@ class SelfConsistency(ReasoningProgram):
             "program_id": self.program_id,
             "budget": self.knob.maximum,
             "grants": [record.to_dict() for record in self.trace],
-            "samples": [asdict(sample) | {"finish_reason": sample.finish_reason.value} for sample in self.samples],
+            "samples": [
+                asdict(sample) | {"finish_reason": sample.finish_reason.value} for sample in self.samples
+            ],
         }
 
     def _make_request(self, index: int) -> Generate:

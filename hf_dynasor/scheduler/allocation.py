@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_dynasor.certaindex import Thresholds
+from hf_dynasor.certaindex import TABLE_1, Thresholds
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.grants import AllocationPolicy, Decision, GrantRecord, Knob, StopReason
+
+_DEFAULT_THRESHOLDS = TABLE_1["sc/math"].thresholds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,7 @@ class StaticThreshold:
         detect_at: Units of the knob after which it is read; at least 1.
     """
 
-    thresholds: Thresholds = Thresholds(entropy=0.7)
+    thresholds: Thresholds = _DEFAULT_THRESHOLDS
     detect_at: int = 5
     name: str = "static"
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hf_dynasor.drivers import DEFAULT_TIMEOUT, OnGrant, ProgramOutcome, run, run_many
 from hf_dynasor.engine import Engine
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.grants import Answer
 from hf_dynasor.recipe import Recipe
+from hf_dynasor.serving.factory import EngineName, make_engine
 from hf_dynasor.serving.loading import EMBEDDED_NAME, LoadedModel
-
-EngineName = Literal["auto", "continuous", "generate"]
 
 
 class Solver:
@@ -67,7 +66,8 @@ class Solver:
     def solve_many(self, questions: Iterable[str], *, max_active: int = 16) -> Iterator[ProgramOutcome]:
         """Solve many questions over the one engine; each outcome is yielded as it is ready, with its index."""
         programs = (
-            self.recipe.build(question, program_id=f"question-{index}") for index, question in enumerate(questions)
+            self.recipe.build(question, program_id=f"question-{index}")
+            for index, question in enumerate(questions)
         )
         return run_many(programs, self.engine, max_active=max_active, timeout=self.timeout)
 
@@ -123,6 +123,4 @@ def _make_recipe(recipe: Recipe | None, options: dict[str, Any]) -> Recipe:
 def _open_engine(model: Any, engine: EngineName, dtype: str, device: str) -> Engine:
     if isinstance(model, Engine):
         return model
-    from hf_dynasor.serving import make_engine
-
     return make_engine(model, engine=engine, dtype=dtype, device=device)

@@ -93,7 +93,7 @@ def test_rewards_are_averaged_or_their_maximum_taken():
 
 @pytest.mark.parametrize("function", [mean_signal, max_signal])
 def test_rewards_outside_the_unit_interval_are_refused(function):
-    with pytest.raises(ConfigurationError, match="1.5"):
+    with pytest.raises(ConfigurationError, match=r"1\.5"):
         function([1.5])
 
 

@@ -36,7 +36,9 @@ def run(capsys, *argv):
 @pytest.fixture
 def questions(tmp_path):
     path = tmp_path / "questions.jsonl"
-    rows = [{"id": f"q{n}", "question": f"What is {n}+{n + 1}?", "answer": str(2 * n + 1)} for n in range(3, 9)]
+    rows = [
+        {"id": f"q{n}", "question": f"What is {n}+{n + 1}?", "answer": str(2 * n + 1)} for n in range(3, 9)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -64,7 +66,9 @@ def test_solve_json_ends_with_one_line_of_the_documented_keys(capsys):
 
 def test_the_same_seed_gives_the_same_run(capsys):
     def solve(seed):
-        row = json.loads(run(capsys, "solve", "What is 83*47-159?", "--json", "--seed", seed)[1].splitlines()[-1])
+        row = json.loads(
+            run(capsys, "solve", "What is 83*47-159?", "--json", "--seed", seed)[1].splitlines()[-1]
+        )
         return {key: row[key] for key in SOLVE_KEYS - {"seconds"}}
 
     assert solve(3) == solve(3)
@@ -99,7 +103,9 @@ def test_eval_writes_a_row_for_each_question(capsys, questions, tmp_path):
 
 
 def test_eval_counts_a_question_that_cannot_be_asked_as_wrong(capsys, questions):
-    questions.write_text(questions.read_text() + json.dumps({"id": "long", "question": "1+" * 5000 + "1", "answer": "5001"}))
+    questions.write_text(
+        questions.read_text() + json.dumps({"id": "long", "question": "1+" * 5000 + "1", "answer": "5001"})
+    )
     code, out, err = run(capsys, "eval", questions, "--json", "--budget", 2)
     assert code == 2
     assert "question long" in err

@@ -28,7 +28,9 @@ def right_but_for_q1(request):
 
 def test_totals_add_up():
     clock = VirtualClock()
-    report = evaluate(QUESTIONS, Recipe(), ScriptedEngine(right_but_for_q1, rng=random.Random(1)), clock=clock)
+    report = evaluate(
+        QUESTIONS, Recipe(), ScriptedEngine(right_but_for_q1, rng=random.Random(1)), clock=clock
+    )
     assert report.accuracy == pytest.approx(5 / 6)
     assert report.to_dict()["net_tokens"] == 6 * 5 * 10
     assert report.sequential_tokens == 6 * 10

@@ -13,10 +13,15 @@ def line(**fields):
 
 
 def test_broken_lines_are_told_with_their_numbers_and_the_rest_is_kept():
-    file = parse_questions([line(), "{oops", "", "[1]", line(id="b", question=" "), line(id="c", answer=None), line(id="d")])
+    file = parse_questions(
+        [line(), "{oops", "", "[1]", line(id="b", question=" "), line(id="c", answer=None), line(id="d")]
+    )
     assert [question.id for question in file.questions] == ["a", "d"]
     assert [broken.number for broken in file.broken_lines] == [2, 4, 5, 6]
-    assert [word in str(broken) for word, broken in zip(("not JSON", "object", "question", "answer"), file.broken_lines, strict=True)] == [True] * 4
+    assert [
+        word in str(broken)
+        for word, broken in zip(("not JSON", "object", "question", "answer"), file.broken_lines, strict=True)
+    ] == [True] * 4
 
 
 def test_an_id_used_twice_is_a_broken_line():

@@ -83,12 +83,20 @@ def test_the_order_in_which_samples_end_changes_nothing(answers, seed):
         return Reply(text=texts[int(request.key.request_id.removeprefix("sample-"))])
 
     in_order = run(SelfConsistency(PROMPT, budget=len(texts)), ScriptedEngine(script), Even())
-    shuffled = run(SelfConsistency(PROMPT, budget=len(texts)), ScriptedEngine(script, rng=random.Random(seed)), Even())
+    shuffled = run(
+        SelfConsistency(PROMPT, budget=len(texts)), ScriptedEngine(script, rng=random.Random(seed)), Even()
+    )
     assert in_order == shuffled
 
 
 def test_a_failed_sample_has_no_vote_and_is_told():
-    replies = iter([Reply(finish_reason=FinishReason.FAILED, error="out of memory"), Reply(text=box(7)), Reply(text=box(7))])
+    replies = iter(
+        [
+            Reply(finish_reason=FinishReason.FAILED, error="out of memory"),
+            Reply(text=box(7)),
+            Reply(text=box(7)),
+        ]
+    )
     answer = run(SelfConsistency(PROMPT, budget=3), ScriptedEngine(lambda request: next(replies)), Even())
     assert (answer.text, answer.num_failed, answer.certaindex.num_paths) == ("7", 1, 2)
 

@@ -41,7 +41,10 @@ def test_static_stops_a_certain_program_at_the_detection_point():
 
 def test_static_runs_an_uncertain_program_to_the_cap_without_reading_again():
     """Certain at 20 or not, it was read once at detect @knob."""
-    assert spend(StaticThreshold(), Knob(unit="samples", maximum=20), [0.69, 1.0]) == ([5, 15], StopReason.BUDGET)
+    assert spend(StaticThreshold(), Knob(unit="samples", maximum=20), [0.69, 1.0]) == (
+        [5, 15],
+        StopReason.BUDGET,
+    )
 
 
 def test_static_with_a_budget_at_the_detection_point_ends_by_budget():
