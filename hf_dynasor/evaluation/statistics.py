@@ -39,7 +39,8 @@ def wilson_interval(num_right: int, num_all: int) -> tuple[float, float]:
     share = num_right / num_all
     spread = _Z_95 * math.sqrt(share * (1 - share) / num_all + _Z_95**2 / (4 * num_all**2))
     middle, scale = share + _Z_95**2 / (2 * num_all), 1 + _Z_95**2 / num_all
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    # At 0 and at all of them the interval ends at the share itself, which rounding would just miss.
+    return max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale))
 
 
 def paired_difference(before: Sequence[float], after: Sequence[float]) -> PairedDifference:
