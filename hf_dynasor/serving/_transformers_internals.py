@@ -237,6 +237,8 @@ class _ObservedScheduler(scheduler.FIFOScheduler):  # type: ignore[misc]
     def clear_cancelled_requests(self) -> Any:
         states = super().clear_cancelled_requests()
         if states:
+            # transformers lets waiting requests in again only when one finishes; here all of them end by cancelling.
+            self.block_new_requests = False
             self.observer.confirm_cancelled([state.request_id for state in states])
         return states
 

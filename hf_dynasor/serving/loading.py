@@ -131,6 +131,7 @@ def load_model(
         MissingExtraError: A GGUF file without the `gguf` package.
     """
     target = _pick_device(device)
+    precision = _pick_dtype(dtype, target)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         options["revision"] = revision
@@ -144,7 +145,7 @@ def load_model(
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=_pick_dtype(dtype, target), **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=precision, **options)
         model.to(target)
     except LOAD_ERRORS as error:
         raise ModelLoadError(f"Cannot load model {name!r}: {_first_line(error)}") from error
@@ -250,13 +251,13 @@ def _refuse_encoder_decoder(name: str, source: str, options: dict[str, Any]) -> 
     try:
         config = AutoConfig.from_pretrained(source, **options)
     except LOAD_ERRORS as error:
-        raise ModelLoadError(_explain_missing(name, error, options)) from error
+        raise ModelLoadError(_explain_missing(name, source, error, options)) from error
     if config.get_text_config().is_encoder_decoder:
         raise ModelLoadError(_describe_encoder_decoder(name))
 
 
-def _explain_missing(name: str, error: BaseException, options: dict[str, Any]) -> str:
-    is_hub_name = "gguf_file" not in options and not Path(name).exists()
+def _explain_missing(name: str, source: str, error: BaseException, options: dict[str, Any]) -> str:
+    is_hub_name = not Path(source).exists()
     if is_hub_name and isinstance(error, OSError) and options.get("local_files_only"):
         return (
             f"Model {name!r} is neither a local folder nor in the local cache, and {constants.ENDPOINT} cannot be "

@@ -134,5 +134,6 @@ def generate_plainly(loaded: LoadedModel, ids: list[int], max_new_tokens: int) -
         do_sample=False,
         max_new_tokens=max_new_tokens,
         pad_token_id=loaded.pad_token_id,
+        eos_token_id=sorted(loaded.eos_token_ids),
     )
     return tuple(output[0, len(ids) :].tolist())
