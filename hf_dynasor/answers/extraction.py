@@ -175,7 +175,7 @@ _FALLBACKS = {
 def _clean(answer: str) -> str | None:
     """Without what only displays it; None where nothing is said (`""`, `"?"`, `"..."`)."""
     answer = answer.strip()
-    while answer.endswith((".", ",", ";", "**")):
+    while answer.endswith((".", ",", ";", "**")) and not answer.endswith(r"\right."):
         answer = answer.removesuffix("**").rstrip(".,; ")
     answer = answer.removeprefix("**").strip()
     if len(answer) > 2 and answer.startswith("$") and answer.endswith("$") and "$" not in answer[1:-1]:

@@ -34,7 +34,7 @@ MAX_POWER_DEPTH = 2
 MAX_INTEGER_DIGITS = 200
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "formula_process.py")
 _TOWER = re.compile(r"\^\s*\w\s*\^\s*\w\s*\^")
-_LARGE_EXPONENT = re.compile(r"\^\s*\{?\s*[+-]?\d{5,}")
+_LARGE_EXPONENT = re.compile(r"\^\s*\{?\s*[+-]?\d{5,}|\d[eE][+-]?\d{3,}")
 _LARGE_FACTORIAL = re.compile(r"\d{5,}\s*!|!\s*!")
 _LONG_INTEGER = re.compile(rf"\d{{{MAX_INTEGER_DIGITS + 1},}}")
 

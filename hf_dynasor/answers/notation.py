@@ -32,6 +32,7 @@ _SIZE_COMMAND = re.compile(
 )
 _SPACE_COMMAND = re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![A-Za-z]))|~")
 _WRAPPERS = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("`", "`"))
+_DOLLAR = re.compile(r"(?<!\\)\$")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\f?boxed\s*\{|\\fbox\s*\{")
 
@@ -72,7 +73,8 @@ def unwrap(text: str) -> str:
         for opening, closing in _WRAPPERS:
             if len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing):
                 inner = text[len(opening) : -len(closing)]
-                text = text if opening in inner or closing in inner else inner
+                is_one_piece = not _DOLLAR.search(inner) if "$" in opening else opening not in inner
+                text = inner if is_one_piece else text
         box = _BOX.match(text)
         if box and match_braces(text).get(box.end() - 1) == len(text) - 1:
             text = text[box.end() : -1]
@@ -94,7 +96,7 @@ def tidy(text: str) -> str:
         )
     if "matrix}" not in text:
         text = _DOUBLED_BACKSLASH.sub(r"\\", text)
-    if "\\" in text or "~" in text:
+    if "\\" in text or "~" in text or "{,}" in text:
         text = re.sub(r"\{,\}|,\s*\\!\s*", ",", text).replace(r"\!", "")
         text = _SPACE_COMMAND.sub(" ", _SIZE_COMMAND.sub("", text))
         text = re.sub(r"\\[dtc]frac", r"\\frac", text)
