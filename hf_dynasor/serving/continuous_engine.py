@@ -9,24 +9,29 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 
 from hf_dynasor.core import FinishReason
 from hf_dynasor.engine import Ability
 from hf_dynasor.errors import ConfigurationError, UnsupportedError
-from hf_dynasor.serving._transformers_internals import PagedLoop, Pages, check_supported
 from hf_dynasor.serving.loading import LoadedModel
 from hf_dynasor.serving.local_engine import LocalEngine, check_positive
 from hf_dynasor.serving.padded_batch import find_cache_kind
 from hf_dynasor.serving.sampling import draw_tokens
 from hf_dynasor.serving.tracks import Ledger, Track
 
+if TYPE_CHECKING:
+    from hf_dynasor.serving._transformers_internals import PagedLoop, Pages
+
 logger = logging.getLogger(__name__)
 
 CPU_CACHE_BYTES = 512 * 2**20
 CPU_MAX_BLOCKS = 2048
 CPU_MAX_BATCH_TOKENS = 256
+_ADVICE = "Use GenerateEngine instead (engine='generate')."
 
 
 class ContinuousBatchingEngine(LocalEngine):
@@ -52,18 +57,24 @@ class ContinuousBatchingEngine(LocalEngine):
         num_blocks: int | None = None,
         max_batch_tokens: int | None = None,
     ) -> None:
-        check_positive(
-            page_size=page_size, num_blocks=num_blocks or 1, max_batch_tokens=max_batch_tokens or 1
-        )
-        check_supported(loaded.model, loaded.name)
+        given = {"page_size": page_size, "num_blocks": num_blocks, "max_batch_tokens": max_batch_tokens}
+        check_positive(**{option: value for option, value in given.items() if value is not None})
+        internals = _import_internals()
+        internals.check_supported(loaded.model, loaded.name)
         if find_cache_kind(loaded.model) != "joinable":
             raise UnsupportedError(
-                f"{loaded.name} has layers without full attention, which cannot share pages here. "
-                "Use GenerateEngine instead (engine='generate')."
+                f"{loaded.name} has layers without full attention, which cannot share pages here. {_ADVICE}"
             )
         name = f"continuous({loaded.name})"
         ledger = Ledger(name)
-        backend = _PagedBackend(loaded, ledger, page_size, num_blocks, max_batch_tokens)
+        backend = _PagedBackend(ledger)
+        try:
+            sizes = _choose_sizes(loaded, page_size, num_blocks, max_batch_tokens)
+            backend.loop = internals.PagedLoop(loaded.model, backend, **sizes)
+        except ValueError as error:
+            raise UnsupportedError(
+                f"Continuous batching cannot run {loaded.name}: {error}. {_ADVICE}"
+            ) from error
         abilities = {Ability.SEEDS, Ability.LOGPROBS, Ability.STREAM, Ability.PREFIX_REUSE}
         super().__init__(name, loaded, frozenset(abilities), ledger, backend)
         self._paged = backend
@@ -82,34 +93,14 @@ class ContinuousBatchingEngine(LocalEngine):
 class _PagedBackend:
     """Between tracks and the paged loop, whose observer it is."""
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        ledger: Ledger,
-        page_size: int,
-        num_blocks: int | None,
-        max_batch_tokens: int | None,
-    ) -> None:
+    loop: PagedLoop
+
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._tracks: dict[str, Track] = {}
         self._lock = threading.Lock()
         self._is_stopping = False
         self.num_tokens_drawn = 0
-        if loaded.model.device.type == "cpu":
-            num_blocks = num_blocks or _fit_num_blocks(loaded, page_size)
-            max_batch_tokens = max_batch_tokens or CPU_MAX_BATCH_TOKENS
-        try:
-            self.loop = PagedLoop(
-                loaded.model,
-                self,
-                page_size=page_size,
-                num_blocks=num_blocks,
-                max_batch_tokens=max_batch_tokens,
-            )
-        except ValueError as error:
-            raise UnsupportedError(
-                f"Continuous batching cannot run {loaded.name}: {error}. Use GenerateEngine instead (engine='generate')."
-            ) from error
 
     def check_fits(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
         """Raise `ConfigurationError` for a request that is larger than the whole cache."""
@@ -196,6 +187,27 @@ class _PagedBackend:
     def _forget(self, name: str) -> None:
         with self._lock:
             self._tracks.pop(name, None)
+
+
+def _import_internals() -> Any:
+    """The file with the private names, which another release of transformers may not even let be imported."""
+    try:
+        from hf_dynasor.serving import _transformers_internals
+    except ImportError as error:
+        raise UnsupportedError(
+            f"Continuous batching of transformers {transformers.__version__} is not what this package knows ({error}). "
+            + _ADVICE
+        ) from error
+    return _transformers_internals
+
+
+def _choose_sizes(
+    loaded: LoadedModel, page_size: int, num_blocks: int | None, max_batch_tokens: int | None
+) -> dict[str, int | None]:
+    if loaded.model.device.type == "cpu":
+        num_blocks = _fit_num_blocks(loaded, page_size) if num_blocks is None else num_blocks
+        max_batch_tokens = CPU_MAX_BATCH_TOKENS if max_batch_tokens is None else max_batch_tokens
+    return {"page_size": page_size, "num_blocks": num_blocks, "max_batch_tokens": max_batch_tokens}
 
 
 def _fit_num_blocks(loaded: LoadedModel, page_size: int) -> int:

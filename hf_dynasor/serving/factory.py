@@ -10,7 +10,8 @@ from hf_dynasor.engine import Engine
 from hf_dynasor.errors import UnsupportedError, name_unknown
 from hf_dynasor.serving.continuous_engine import ContinuousBatchingEngine
 from hf_dynasor.serving.generate_engine import GenerateEngine
-from hf_dynasor.serving.loading import EMBEDDED_NAME, LoadedModel, from_pipeline, load_model
+from hf_dynasor.serving.loading import LoadedModel, from_pipeline, load_model
+from hf_dynasor.serving.model_source import EMBEDDED_NAME
 
 logger = logging.getLogger(__name__)
 

@@ -7,25 +7,22 @@ an option, `MissingExtraError` for a package that a format needs.
 from __future__ import annotations
 
 import copy
-import http.client
-import importlib.util
 import logging
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from hf_dynasor.errors import ConfigurationError, MissingExtraError, ModelLoadError, name_unknown
+from hf_dynasor.errors import ConfigurationError, ModelLoadError, name_unknown
+from hf_dynasor.serving.model_source import EMBEDDED_NAME, explain_missing, first_line, locate_model
+
+__all__ = ["DTYPES", "EMBEDDED_NAME", "LoadedModel", "from_pipeline", "load_model", "prepare"]
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED_NAME = "embedded"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # What transformers, huggingface_hub, gguf and safetensors raise for a model that cannot be read (by trying:
 # no such name, offline, no weights, broken JSON, broken safetensors, broken GGUF, unknown architecture,
@@ -51,7 +48,6 @@ LEFT_OUT_SETTINGS = {
     "guidance_scale": None,
     "watermarking_config": None,
 }
-_HUB_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,20 +131,20 @@ def load_model(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         options["revision"] = revision
-    source, name, where = _locate(str(name_or_path), local_files_only)
+    source, name, where = locate_model(str(name_or_path), local_files_only)
     options |= where
     _refuse_encoder_decoder(name, source, options)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except LOAD_ERRORS as error:
-        raise ModelLoadError(f"Cannot load the tokenizer of {name!r}: {_first_line(error)}") from error
+        raise ModelLoadError(f"Cannot load the tokenizer of {name!r}: {first_line(error)}") from error
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=precision, **options)
         model.to(target)
     except LOAD_ERRORS as error:
-        raise ModelLoadError(f"Cannot load model {name!r}: {_first_line(error)}") from error
+        raise ModelLoadError(f"Cannot load model {name!r}: {first_line(error)}") from error
     return prepare(LoadedModel(model=model, tokenizer=tokenizer, name=name))
 
 
@@ -191,79 +187,13 @@ def prepare(loaded: LoadedModel) -> LoadedModel:
     return replace(loaded, generation_config=copy.deepcopy(config))
 
 
-def _locate(name: str, local_files_only: bool | None) -> tuple[str, str, dict[str, Any]]:
-    """Where transformers should look: source, the name to show, and further options."""
-    if name == EMBEDDED_NAME and not Path(name).exists():
-        return str(_find_embedded()), EMBEDDED_NAME, {"local_files_only": True}
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelLoadError(f"No such file: {name!r}.")
-        if importlib.util.find_spec("gguf") is None:
-            raise MissingExtraError("GGUF files need the gguf package: pip install 'hf-dynasor[gguf]'.")
-        return str(path.parent), path.stem, {"gguf_file": path.name, "local_files_only": True}
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelLoadError(
-                f"Folder {name!r} holds no config.json that can be read: it is not a transformers model."
-            )
-        return str(path), path.name or name, {"local_files_only": True}
-    if path.exists():
-        raise ModelLoadError(f"{name!r} is a file, but neither a model folder nor a .gguf file.")
-    if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-        raise ModelLoadError(f"No such folder: {name!r}.")
-    return name, name, {"local_files_only": _must_stay_local(local_files_only)}
-
-
-def _find_embedded() -> Path:
-    try:
-        from hf_dynasor.embedded import REASONER_PATH
-    except ImportError as error:
-        raise ModelLoadError(
-            "The embedded model is not part of this installation. Name another model."
-        ) from error
-    return Path(REASONER_PATH)
-
-
-def _must_stay_local(local_files_only: bool | None) -> bool:
-    """Whether to look into the local cache only: told so, or the hub does not answer.
-
-    Asked for a file while offline, huggingface_hub retries for 20 seconds and more per file; one short
-    question first makes that a few seconds in all.
-    """
-    if local_files_only is not None:
-        return local_files_only
-    if constants.HF_HUB_OFFLINE:
-        return True
-    try:
-        with urllib.request.urlopen(
-            urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=_HUB_TIMEOUT_S
-        ):
-            return False
-    except urllib.error.HTTPError:
-        return False  # it answered
-    except (OSError, http.client.HTTPException):
-        logger.info("%s does not answer: using what the local cache has.", constants.ENDPOINT)
-        return True
-
-
 def _refuse_encoder_decoder(name: str, source: str, options: dict[str, Any]) -> None:
     try:
         config = AutoConfig.from_pretrained(source, **options)
     except LOAD_ERRORS as error:
-        raise ModelLoadError(_explain_missing(name, source, error, options)) from error
+        raise ModelLoadError(explain_missing(name, source, error, options)) from error
     if config.get_text_config().is_encoder_decoder:
         raise ModelLoadError(_describe_encoder_decoder(name))
-
-
-def _explain_missing(name: str, source: str, error: BaseException, options: dict[str, Any]) -> str:
-    is_hub_name = not Path(source).exists()
-    if is_hub_name and isinstance(error, OSError) and options.get("local_files_only"):
-        return (
-            f"Model {name!r} is neither a local folder nor in the local cache, and {constants.ENDPOINT} cannot be "
-            "asked (offline). Pass a folder or a .gguf file, or go online once to download it."
-        )
-    return f"Cannot load model {name!r}: {_first_line(error)}"
 
 
 def _describe_encoder_decoder(name: str) -> str:
@@ -293,8 +223,3 @@ def _pick_dtype(dtype: str, device: torch.device) -> Any:
     if dtype not in DTYPES:
         raise name_unknown("dtype", dtype, ["auto", *DTYPES])
     return DTYPES[dtype]
-
-
-def _first_line(error: BaseException, limit: int = 300) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:limit]

@@ -147,3 +147,20 @@ def test_an_interrupted_process_ends_with_its_engines_running() -> None:
     assert done.stdout == "ready"
     assert "KeyboardInterrupt" in done.stderr
     assert "Fatal" not in done.stderr
+
+
+def test_private_names_that_cannot_be_imported_only_close_this_engine(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`import hf_dynasor.serving` must not depend on them."""
+    import hf_dynasor.serving
+
+    monkeypatch.delattr(hf_dynasor.serving, "_transformers_internals")
+    monkeypatch.setitem(sys.modules, "hf_dynasor.serving._transformers_internals", None)
+    with pytest.raises(UnsupportedError, match="GenerateEngine"):
+        ContinuousBatchingEngine(loaded)
+
+
+def test_sizes_below_one_are_refused(loaded: LoadedModel) -> None:
+    with pytest.raises(ConfigurationError, match="num_blocks = 0"):
+        ContinuousBatchingEngine(loaded, num_blocks=0)
