@@ -82,6 +82,7 @@ class FormulaProcess:
         self._startup_timeout = startup_timeout
         self._cache_size = cache_size
         self._cache: OrderedDict[tuple[str, ...], object] = OrderedDict()
+        self._cache_lock = threading.Lock()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._replies: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -105,21 +106,35 @@ class FormulaProcess:
     def abandon(self) -> None:
         """For a forked child: leaves the process to the parent, whose pipes both would talk through."""
         process, self._process = self._process, None
-        self._lock = threading.Lock()
+        self._lock, self._cache_lock = threading.Lock(), threading.Lock()
         if process is not None and process.stdin is not None:
             process.stdin.close()
             process.returncode = 0  # not ours to wait for
 
     def _ask(self, request: tuple[str, ...], timeout: float) -> object:
+        is_known, reply = self._recall(request)
+        if is_known:
+            return reply
         with self._lock:
-            if request in self._cache:
-                self._cache.move_to_end(request)
-                return self._cache[request]
-            reply = self._exchange(request, timeout)
+            is_known, reply = self._recall(request)  # another thread may have asked the same meanwhile
+            if not is_known:
+                reply = self._exchange(request, timeout)
+                self._remember(request, reply)
+            return reply
+
+    def _recall(self, request: tuple[str, ...]) -> tuple[bool, object]:
+        """Looks a reply up without waiting for the process, which may be busy for another thread."""
+        with self._cache_lock:
+            if request not in self._cache:
+                return False, None
+            self._cache.move_to_end(request)
+            return True, self._cache[request]
+
+    def _remember(self, request: tuple[str, ...], reply: object) -> None:
+        with self._cache_lock:
             self._cache[request] = reply
             if len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
-            return reply
 
     def _exchange(self, request: tuple[str, ...], timeout: float) -> object:
         """One line out, one line back. Whatever interrupts this, no reply is left for the next request."""

@@ -151,7 +151,7 @@ _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
 _MEMBER = re.compile(r"^[A-Za-z]\s*\\in(?![A-Za-z])")
 _THOUSANDS = re.compile(r"(?<![\d,.])(\d{1,3}(?:,\d{3})+)(?![\d,])")
 _BASE = re.compile(r"^(\d[0-9A-F]*)\s*_\s*(?:\{\s*(\d+)\s*\}|(\d+))$")
-_NAME = re.compile(r"^\\?[A-Za-z]+(?:_\{?\w+\}?)?'?(?:\s*\([\w,\s]*\))?$")
+_NAME = re.compile(r"^\\?[A-Za-z]+(?:_\{?\w+\}?)?'?(?:\s*\([\w,\s]*\))?$|^\([A-Za-z](?:\s*,\s*[A-Za-z])+\)$")
 _MATRIX = re.compile(r"^\\begin\{([pbvBV]?matrix)\}(.*)\\end\{\1\}$", re.DOTALL)
 _BRACKETS = (
     (r"\{", r"\}", "set"),

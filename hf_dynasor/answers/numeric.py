@@ -15,6 +15,7 @@ MAX_DIGITS = 200
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?:[ ]\d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+"
 _PART = r"\s*[+-]?\s*(?:\d+(?:\.\d*)?|\.\d+)\s*"
+_REPEATING = re.compile(r"([+-]?)(\d{0,50})\.(\d{0,50})\\overline\s*\{(\d{1,50})\}", re.ASCII)
 _CURRENCY = r"(?:\\?\$|[€£¥₹]|USD|EUR|GBP|Rs\.?)"
 _NUMBER = re.compile(
     rf"""(?:(?:about|approximately|approx\.?|roughly|\\approx)\s*)?
@@ -63,6 +64,8 @@ def parse_number(text: str) -> Fraction | None:
         >>> parse_number("3:30 p.m.") is None and parse_number("2x") is None
         True
     """
+    if repeating := _REPEATING.fullmatch(text):
+        return _read_repeating(*repeating.groups())
     match = _NUMBER.match(text)
     if match is None or len(match[0]) > MAX_DIGITS:
         return None
@@ -128,6 +131,12 @@ def _read_value(match: re.Match[str]) -> Fraction | None:
             return None
         value = value * 10**power if power >= 0 else value / 10**-power
     return -value if (group["sign"] == "-") != (group["inner_sign"] == "-") else value
+
+
+def _read_repeating(sign: str, whole: str, fixed: str, period: str) -> Fraction:
+    shown = Fraction(int(whole + fixed or 0), 10 ** len(fixed))
+    value = shown + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
+    return -value if sign == "-" else value
 
 
 def _to_fraction(digits: str) -> Fraction:
