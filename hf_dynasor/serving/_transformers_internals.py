@@ -224,9 +224,9 @@ class _ObservedScheduler(scheduler.FIFOScheduler):  # type: ignore[misc]
         return chosen
 
     def _infer_request_tokens(self, state: Any, request_ids_to_remove_from_waiting: set[str]) -> Any:
-        before = state.position_offset
+        is_new, before = state.status == RequestStatus.PENDING, state.position_offset
         tokens = super()._infer_request_tokens(state, request_ids_to_remove_from_waiting)
-        if state.position_offset > before:
+        if is_new:
             self.observer.count_reused(state.request_id, state.position_offset - before)
         return tokens
 

@@ -211,8 +211,4 @@ def _choose_sizes(
 
 
 def _fit_num_blocks(loaded: LoadedModel, page_size: int) -> int:
-    config = loaded.config
-    num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_bytes: int = 2 * config.num_hidden_layers * num_heads * head_size * loaded.model.dtype.itemsize
-    return max(8, min(CPU_MAX_BLOCKS, CPU_CACHE_BYTES // (token_bytes * page_size)))
+    return max(8, min(CPU_MAX_BLOCKS, CPU_CACHE_BYTES // (loaded.kv_bytes_per_token * page_size)))

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -25,6 +26,21 @@ from hf_dynasor.serving.tracks import Ledger, Track
 logger = logging.getLogger(__name__)
 
 
+CPU_CACHE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much runs at once; see `GenerateEngine`."""
+
+    max_batch_size: int
+    max_prefill_tokens: int
+    max_cache_tokens: int
+
+    def __post_init__(self) -> None:
+        check_positive(**{item.name: getattr(self, item.name) for item in fields(self)})
+
+
 class GenerateEngine(LocalEngine):
     """Decodes up to `max_batch_size` requests at a time as rows of one left-padded batch.
 
@@ -37,36 +53,46 @@ class GenerateEngine(LocalEngine):
         max_batch_size: Most rows that decode together; further requests wait.
         max_prefill_tokens: Most tokens, padding included, that one prefill computes, unless a single prompt is
             longer.
+        max_cache_tokens: Most tokens, padding included, that the batch may grow to; a request that needs more
+            runs alone. `None` takes what fits 2 GiB, or half of a CUDA device's free memory.
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, max_batch_size: int = 32, max_prefill_tokens: int = 4096
+        self,
+        loaded: LoadedModel,
+        *,
+        max_batch_size: int = 32,
+        max_prefill_tokens: int = 4096,
+        max_cache_tokens: int | None = None,
     ) -> None:
-        check_positive(max_batch_size=max_batch_size, max_prefill_tokens=max_prefill_tokens)
+        if max_cache_tokens is None:
+            max_cache_tokens = _count_affordable_tokens(loaded)
+        limits = Limits(
+            max_batch_size=max_batch_size,
+            max_prefill_tokens=max_prefill_tokens,
+            max_cache_tokens=max_cache_tokens,
+        )
         name = f"generate({loaded.name})"
         ledger = Ledger(name)
-        worker = _Worker(loaded, ledger, max_batch_size, max_prefill_tokens)
-        super().__init__(
-            name, loaded, frozenset({Ability.SEEDS, Ability.LOGPROBS, Ability.STREAM}), ledger, worker
-        )
+        worker = _Worker(loaded, ledger, limits)
+        abilities = frozenset({Ability.SEEDS, Ability.LOGPROBS, Ability.STREAM})
+        super().__init__(name, loaded, abilities, ledger, worker)
+        self._worker = worker
         worker.thread.start()
 
     @property
     def num_tokens_drawn(self) -> int:
         """Tokens that the model was sampled for since the engine began."""
-        return self._backend.num_tokens_drawn  # type: ignore[attr-defined, no-any-return]
+        return self._worker.num_tokens_drawn
 
 
 class _Worker:
     """The engine's thread: takes what waits, steps the batch, lets go what has ended."""
 
-    def __init__(
-        self, loaded: LoadedModel, ledger: Ledger, max_batch_size: int, max_prefill_tokens: int
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, ledger: Ledger, limits: Limits) -> None:
         self._loaded = loaded
         self._ledger = ledger
-        self._max_batch_size = max_batch_size
-        self._max_prefill_tokens = max_prefill_tokens
+        self._limits = limits
         self._cache_kind = find_cache_kind(loaded.model)
         self._waiting: deque[Track] = deque()
         self._running: list[Track] = []
@@ -133,17 +159,33 @@ class _Worker:
         """Let waiting requests join, prompts of about equal length first computed together."""
         if self._running and self._cache_kind != "joinable":
             return
-        room = self._max_batch_size - len(self._running)
         with self._wake:
-            new = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            num_new = self._count_admissible()
+            new = [self._waiting.popleft() for _ in range(num_new)]
         if new and self._cache_kind == "opaque":
             self._run_plain(new)
             return
         for group in (
-            _split_by_tokens(new, self._max_prefill_tokens) if self._cache_kind == "joinable" else [new]
+            _split_by_tokens(new, self._limits.max_prefill_tokens)
+            if self._cache_kind == "joinable"
+            else [new]
         ):
             if group:
                 self._prefill(group)
+
+    def _count_admissible(self) -> int:
+        """How many of those that wait find a place now: rows of the batch, and memory for all to grow to their end."""
+        num_rows = len(self._running)
+        longest = max((_get_full_length(track) for track in self._running), default=0)
+        for count, track in enumerate(self._waiting):
+            longest = max(longest, _get_full_length(track))
+            num_rows += 1
+            is_full = (
+                num_rows > self._limits.max_batch_size or num_rows * longest > self._limits.max_cache_tokens
+            )
+            if is_full and num_rows > 1:
+                return count
+        return len(self._waiting)
 
     def _prefill(self, tracks: list[Track]) -> None:
         prompts: dict[tuple[int, ...], int] = {}
@@ -214,6 +256,16 @@ class _Worker:
 
     def _make_batch(self) -> PaddedBatch:
         return PaddedBatch(self._loaded.model, self._loaded.pad_token_id)
+
+
+def _count_affordable_tokens(loaded: LoadedModel) -> int:
+    device = loaded.model.device
+    budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_CACHE_BYTES
+    return max(1, int(budget) // max(1, loaded.kv_bytes_per_token))
+
+
+def _get_full_length(track: Track) -> int:
+    return len(track.prompt_ids) + track.request.sampling.max_new_tokens
 
 
 def _split_by_tokens(tracks: Sequence[Track], max_tokens: int) -> list[list[Track]]:

@@ -97,6 +97,16 @@ class LoadedModel:
                 return value
         return None
 
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Memory that one token's keys and values take over all layers; 0 for models that keep none."""
+        config = self.config
+        num_heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 0)
+        if not num_heads:
+            return 0
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * config.num_hidden_layers * num_heads * head_size * self.model.dtype.itemsize)
+
 
 def load_model(
     name_or_path: str | Path = EMBEDDED_NAME,

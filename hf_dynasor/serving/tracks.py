@@ -117,8 +117,8 @@ class Ledger:
                         f"Request {track.key} is already in flight: keys must be unique."
                     )
                 seen.add(track.key)
-            self._tracks |= {track.key: track for track in tracks}
             start(tracks)
+            self._tracks |= {track.key: track for track in tracks}
 
     def check_open(self) -> None:
         """Raise `EngineError` if the engine was closed or died."""

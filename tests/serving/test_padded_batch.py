@@ -132,7 +132,8 @@ def test_sizes_below_one_are_refused(loaded: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_batch_size": 2}, {"max_prefill_tokens": 20}, {"max_batch_size": 1}]
+    "options",
+    [{"max_batch_size": 2}, {"max_prefill_tokens": 20}, {"max_batch_size": 1}, {"max_cache_tokens": 90}],
 )
 def test_small_batches_give_the_same_tokens(options: dict[str, int], loaded: LoadedModel) -> None:
     with GenerateEngine(loaded, **options) as engine:
