@@ -47,7 +47,7 @@ _UNIT_WORD = re.compile(
 )
 _TRAILING_WORD = re.compile(r"(?<=[\s\d}\])])([A-Za-z]+)(?:\s*\^\s*\{?[23]\}?)?\s*$")
 _TRAILING_SYMBOL = re.compile(r"(?<=[\d}\])\sA-Za-z])\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\?%|\\degrees?)\s*$")
-_REMARK = re.compile(r"\s+\([A-Za-z][A-Za-z .,'’]*(?:(?<=[A-Za-z]{2})[/-][A-Za-z ]{2,})?\)$")
+_REMARK = re.compile(r"\s+\((?:[A-Za-z]{1,2}|(?=[^)]*[A-Za-z]{3})[A-Za-z][A-Za-z .,'’/-]*)\)$")
 
 
 def parse_integer(text: str) -> int | None:

@@ -9,7 +9,7 @@ from hf_dynasor.errors import ConfigurationError
 SAME = {
     "thousands": ["1234", "1,234", "$1,234", "1,234.0", r"1{,}234", r"1,\!234", "1 234", " 1234. "],
     "a half": ["0.5", ".5", "0.50", "1/2", r"\frac12", r"\dfrac{1}{2}", r"\frac {1} {2}", "½", r"2^{-1}"],
-    "units": ["18", "$18", r"\$18", "18 dollars", "18 (dollars)", "18 (g)", "18 (miles/hour)", r"18\text{ dollars}", "$18.00", "018", "x = 18"],
+    "units": ["18", "$18", r"\$18", "18 dollars", "18 (dollars)", "18 (g)", "18 (miles/hour)", "18 (t-shirts)", r"18\text{ dollars}", "$18.00", "018", "x = 18"],
     "repeating decimals": ["1/6", r"0.1\overline{6}", r"\frac16"],
     "named tuples": ["(1,2)", "(x,y) = (1,2)", "(1, 2) = (a, b)"],
     "percent": ["50", "50%", r"50\%", "50 percent"],
