@@ -15,6 +15,8 @@ import torch
 from hf_dynasor.core import SamplingParams
 from hf_dynasor.errors import EngineError
 
+_TOP_P_HEAD = 1024  # tokens among which a nucleus is looked for first
+
 
 class RowSampler:
     """The sampling settings of one request, and its stream of random numbers."""
@@ -89,12 +91,30 @@ def _keep_top_k(scores: torch.Tensor, top_k: Sequence[int | None]) -> torch.Tens
 
 
 def _keep_top_p(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Zero what lies outside the smallest set of tokens whose probability reaches `top_p`, shape (rows, 1)."""
-    ranked, order = torch.sort(probs, dim=-1, descending=True)
+    """Zero what lies outside the smallest set of tokens whose probability reaches `top_p`, shape (rows, 1).
+
+    The set is almost always within the likeliest few, and sorting a whole vocabulary costs as much as a small
+    model's step, so only rows where it is not are sorted.
+    """
+    size = probs.shape[-1]
+    head = min(size, _TOP_P_HEAD)
+    kept = _keep_reaching(probs, top_p, *torch.topk(probs, head, dim=-1))
+    if head < size:
+        is_short = (kept.sum(dim=-1) < top_p[:, 0]) & (top_p[:, 0] < 1)
+        if bool(is_short.any()):
+            ranked = torch.sort(probs[is_short], dim=-1, descending=True)
+            kept[is_short] = _keep_reaching(probs[is_short], top_p[is_short], *ranked)
+    return torch.where(top_p < 1, kept, probs)
+
+
+def _keep_reaching(
+    probs: torch.Tensor, top_p: torch.Tensor, ranked: torch.Tensor, order: torch.Tensor
+) -> torch.Tensor:
+    """Keep, in descending order, every token before which `top_p` is not reached yet; the first always stays."""
     before = ranked.cumsum(dim=-1) - ranked
-    is_dropped = (before >= top_p) & (top_p < 1)
+    is_dropped = before >= top_p
     is_dropped[:, 0] = False
-    return probs.masked_fill(torch.zeros_like(is_dropped).scatter(1, order, is_dropped), 0.0)
+    return torch.zeros_like(probs).scatter(1, order, ranked.masked_fill(is_dropped, 0.0))
 
 
 def _draw_from(probs: torch.Tensor, samplers: Sequence[RowSampler]) -> torch.Tensor:

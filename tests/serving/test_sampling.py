@@ -9,6 +9,7 @@ import torch
 
 from hf_dynasor.core import SamplingParams
 from hf_dynasor.errors import EngineError
+from hf_dynasor.serving import sampling
 from hf_dynasor.serving.sampling import RowSampler, draw_tokens
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -1.5])
@@ -59,6 +60,18 @@ def test_top_p_counts_after_top_k_as_transformers_does() -> None:
     """Among the top two the first has .73: 0.72 leaves one token, 0.74 two."""
     assert set(draw(2_000, top_k=2, top_p=0.72)) == {0}
     assert set(draw(2_000, top_k=2, top_p=0.74)) == {0, 1}
+
+
+def test_a_wide_nucleus_is_found_by_sorting_everything() -> None:
+    """Of 3000 equally likely tokens 0.9 needs 2700, far beyond the few that are looked at first."""
+    logits = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.01], [5.0]])
+    probs = torch.softmax(logits, -1)
+    kept = sampling._keep_top_p(probs, torch.tensor([[0.9], [0.9]]))
+    for row in range(2):
+        ranked = probs[row].sort(descending=True).values
+        wanted = int((ranked.cumsum(0) < 0.9).sum()) + 1
+        assert abs(int((kept[row] > 0).sum()) - wanted) <= 1
+        assert torch.equal(kept[row][kept[row] > 0], probs[row][kept[row] > 0])
 
 
 def test_rows_with_different_settings_do_not_touch_each_other() -> None:
