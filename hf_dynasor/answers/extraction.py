@@ -35,10 +35,13 @@ _AFTERTHOUGHT = re.compile(r",?\s+(?:because|since|which|so|as|but)\b|\s+[-–�
 _LETTER_FIRST = re.compile(r"\(([A-Z])\)|([A-Z])(?=[).:](?!\d)|$)")
 _LETTER = re.compile(r"\(([A-Za-z])\)|(?<![\w'’])([B-HJ-Z])(?![\w'’])|(?<![\w'’])(A)(?=[).:,]|\s*$)")
 _TRUTH = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
+_WORD = re.compile(r"(?<!\\)\b(?!(?:sin|cos|tan|log|ln|exp|sqrt|pi)\b)[A-Za-z]{2,}")
 _SAYS_SOMETHING = re.compile(r"\w|\\[A-Za-z]|[∅∞√]")
 
 
-def extract_answer(text: str, *, format: AnswerFormat = "auto", allow_unclosed: bool = False) -> str | None:
+def extract_answer(
+    text: str, *, format: AnswerFormat = "auto", allow_unclosed: bool = False, is_truncated: bool = False
+) -> str | None:
     r"""Finds the final answer that a completion states.
 
     Args:
@@ -48,6 +51,8 @@ def extract_answer(text: str, *, format: AnswerFormat = "auto", allow_unclosed: 
             last formula (`"math"`), the last line (`"text"`).
         allow_unclosed: The text may begin inside a box that the prompt opened, and may end before a box is
             closed: take what there is. Meant for probes.
+        is_truncated: The completion was cut off by a token limit: only a box or a stated answer counts, since its
+            last number is whatever it happened to be at.
 
     Returns:
         The answer as it was written, without the box; `None` where there is none, or an empty one.
@@ -75,7 +80,7 @@ def extract_answer(text: str, *, format: AnswerFormat = "auto", allow_unclosed: 
         return _clean(stated)
     if allow_unclosed and "\n" not in text.strip() and len(text) <= MAX_SHORT:
         return _clean(text)
-    return None if is_cut_off else _clean(_FALLBACKS[format](text) or "")
+    return None if is_cut_off or is_truncated else _clean(_FALLBACKS[format](text) or "")
 
 
 def _choose_part(text: str) -> tuple[str, bool]:
@@ -154,8 +159,10 @@ def _find_line(text: str) -> str | None:
 
 
 def _find_short(text: str) -> str | None:
-    """The whole text, where it is so short that it can be nothing but an answer."""
-    return text if len(text) <= MAX_SHORT and len(text.split()) <= 3 else None
+    """The whole text, where it is so short that it can be nothing but an answer: `Paris`, `x^2+1`, not `It is 17`."""
+    if len(text) > MAX_SHORT or len(text.split()) > 3 or (_WORD.search(text) and _find_number(text)):
+        return None
+    return text
 
 
 def _find_anything(text: str) -> str | None:

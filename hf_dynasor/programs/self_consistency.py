@@ -142,7 +142,8 @@ class SelfConsistency(ReasoningProgram):
         if completion.finish_reason is FinishReason.FAILED:
             self._errors.append(completion.error or "unknown error")
             return
-        answer = extract_answer(completion.text, format=self.answer_format)
+        is_truncated = completion.finish_reason in (FinishReason.LENGTH, FinishReason.CANCELLED)
+        answer = extract_answer(completion.text, format=self.answer_format, is_truncated=is_truncated)
         self.samples.append(
             Sample(
                 index=int(completion.key.request_id.removeprefix("sample-")),

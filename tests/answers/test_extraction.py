@@ -126,3 +126,17 @@ def test_time_grows_with_the_text_not_with_its_square(piece: str) -> None:
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="'word'"):
         extract_answer("1", format="word")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"), [("It is 17.", "17"), ("17 apples", "17"), ("Paris", "Paris"), ("x^2+1", "x^2+1")]
+)
+def test_a_short_text_is_an_answer_as_a_whole_unless_words_surround_a_number(text, answer):
+    assert extract_answer(text) == answer
+
+
+def test_a_truncated_text_answers_only_where_it_states_one():
+    """The last number of a chain that ran out of tokens is a step of it, not an answer."""
+    assert extract_answer("3*4=12 and then 12+5", is_truncated=True) is None
+    assert extract_answer(r"So \boxed{17}. Wait, 12", is_truncated=True) == "17"
+    assert extract_answer("The answer is 17. Wait, 12", is_truncated=True) == "17"

@@ -89,6 +89,20 @@ def test_the_order_in_which_samples_end_changes_nothing(answers, seed):
     assert in_order == shuffled
 
 
+def test_a_truncated_sample_votes_only_with_an_answer_that_it_stated():
+    """The last number of a chain that ran out of tokens is a step of it, not an answer."""
+    replies = iter(
+        [
+            Reply(text="3*4=12 and then 12+5", finish_reason=FinishReason.LENGTH),
+            Reply(text="So \\boxed{17}. Wait, 12", finish_reason=FinishReason.LENGTH),
+            Reply(text="It is 17"),
+        ]
+    )
+    answer = run(SelfConsistency(PROMPT, budget=3), ScriptedEngine(lambda request: next(replies)), Even())
+    assert answer.votes == (("17", 2.0),)
+    assert answer.certaindex.agreement == pytest.approx(2 / 3)
+
+
 def test_a_failed_sample_has_no_vote_and_is_told():
     replies = iter(
         [
