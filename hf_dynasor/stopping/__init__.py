@@ -1,0 +1,68 @@
+"""Stopping inside a chain of thought: rules, probes, and their faces for transformers' `generate`.
+
+The rules and markers are pure and import without torch; what runs on a model is loaded on first use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from hf_dynasor.stopping.combinations import AllOf, AnyOf
+from hf_dynasor.stopping.consistency import EFFORTS, HESITATION_WORDS, AnswerConsistency
+from hf_dynasor.stopping.markers import Phase, RowThinking, ThinkMarkers, find_think_markers
+from hf_dynasor.stopping.readings import (
+    Need,
+    Progress,
+    Reading,
+    RuleState,
+    StoppingRule,
+    TraceEntry,
+    Verdict,
+    Vote,
+)
+from hf_dynasor.stopping.rules import BoundaryConfidence, EntropyAfterThinking, ThinkingBudget
+from hf_dynasor.stopping.texts import PROBE_SUFFIXES
+
+if TYPE_CHECKING:
+    from hf_dynasor.stopping.probe import Prober, ProbeResult
+
+__all__ = [
+    "EFFORTS",
+    "HESITATION_WORDS",
+    "PROBE_SUFFIXES",
+    "AllOf",
+    "AnswerConsistency",
+    "AnyOf",
+    "BoundaryConfidence",
+    "EntropyAfterThinking",
+    "Need",
+    "Phase",
+    "ProbeResult",
+    "Prober",
+    "Progress",
+    "Reading",
+    "RowThinking",
+    "RuleState",
+    "StoppingRule",
+    "ThinkMarkers",
+    "ThinkingBudget",
+    "TraceEntry",
+    "Verdict",
+    "Vote",
+    "find_think_markers",
+]
+
+_NEED_TORCH = {
+    "ProbeResult": "hf_dynasor.stopping.probe",
+    "Prober": "hf_dynasor.stopping.probe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NEED_TORCH:
+        from importlib import import_module
+
+        return getattr(import_module(_NEED_TORCH[name]), name)
+    raise AttributeError(f"module 'hf_dynasor.stopping' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NEED_TORCH})
