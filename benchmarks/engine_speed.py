@@ -21,7 +21,16 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_dynasor.core import Completion, Event, Generate, Prompt, RequestKey, SamplingParams, TokenIds
+from hf_dynasor.core import (
+    Completion,
+    Event,
+    FinishReason,
+    Generate,
+    Prompt,
+    RequestKey,
+    SamplingParams,
+    TokenIds,
+)
 from hf_dynasor.serving import ContinuousBatchingEngine, GenerateEngine, LoadedModel, load_model
 from hf_dynasor.serving.local_engine import LocalEngine
 
@@ -71,7 +80,7 @@ def _load(model: str) -> LoadedModel:
         )  # fmt: skip
         torch.manual_seed(0)
         loaded = LoadedModel(model=LlamaForCausalLM(config).eval(), tokenizer=_Numbers(), name="tiny")
-    loaded.model.generation_config.eos_token_id = None
+    loaded.model.generation_config.eos_token_id = loaded.model.config.eos_token_id = None
     return LoadedModel(model=loaded.model, tokenizer=_NoEnd(loaded.tokenizer), name=loaded.name)
 
 
@@ -206,7 +215,7 @@ def _complete(engine: LocalEngine, requests: list[Generate]) -> None:
 
 def _take(events: queue.Queue[Event]) -> Completion:
     event = events.get(timeout=TIMEOUT_S)
-    if not isinstance(event, Completion) or event.error:
+    if not isinstance(event, Completion) or event.finish_reason is not FinishReason.LENGTH:
         raise RuntimeError(f"Expected a completion but got {event}.")
     return event
 

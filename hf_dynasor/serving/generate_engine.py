@@ -61,7 +61,7 @@ class GenerateEngine(LocalEngine):
         self,
         loaded: LoadedModel,
         *,
-        max_batch_size: int = 32,
+        max_batch_size: int = 64,
         max_prefill_tokens: int = 4096,
         max_cache_tokens: int | None = None,
     ) -> None:

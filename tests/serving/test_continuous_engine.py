@@ -34,6 +34,15 @@ def test_every_name_that_is_relied_on_is_there(loaded: LoadedModel) -> None:
     internals.check_supported(loaded.model, "tiny")
 
 
+def test_every_attribute_that_is_relied_on_is_there(loaded: LoadedModel) -> None:
+    with ContinuousBatchingEngine(loaded) as engine:
+        processor = engine._paged.loop._processor
+        assert {"block_new_requests", "active_requests", "cache"} <= set(vars(processor.scheduler))
+        assert {"cache_allocators", "layer_to_allocator", "pool", "num_blocks"} <= set(vars(processor.cache))
+        for allocator in processor.cache.cache_allocators.values():
+            assert {"_kv_token_views", "ledger", "blocks_per_sector", "index"} <= set(vars(allocator))
+
+
 def test_another_release_of_transformers_is_refused(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,10 +112,7 @@ def test_requests_beyond_the_cache_are_restarted_not_lost(loaded: LoadedModel) -
 def test_a_request_larger_than_the_whole_cache_is_refused(loaded: LoadedModel) -> None:
     with (
         ContinuousBatchingEngine(loaded, num_blocks=10) as engine,
-        pytest.raises(
-            ConfigurationError,
-            match=r"101 together, but the cache of this engine holds 160".replace("101", "161"),
-        ),
+        pytest.raises(ConfigurationError, match=r"161 together, but the cache of this engine holds 160"),
     ):
         engine.submit([ask([5] * 100, max_new_tokens=61)], Collector())
 
@@ -164,3 +170,28 @@ def test_private_names_that_cannot_be_imported_only_close_this_engine(
 def test_sizes_below_one_are_refused(loaded: LoadedModel) -> None:
     with pytest.raises(ConfigurationError, match="num_blocks = 0"):
         ContinuousBatchingEngine(loaded, num_blocks=0)
+
+
+def test_the_models_attention_is_given_back_with_its_last_engine(loaded: LoadedModel) -> None:
+    config = loaded.model.config
+    assert config._attn_implementation == "sdpa"
+    want = generate_plainly(loaded, [5, 6, 7], 12)
+    with ContinuousBatchingEngine(loaded) as first:
+        with ContinuousBatchingEngine(loaded) as second:
+            assert config._attn_implementation != "sdpa"
+            assert generate_plainly(loaded, [5, 6, 7], 12) == want
+        second.close()
+        (done,) = complete(first, ask([5, 6, 7], max_new_tokens=12))
+        assert done.token_ids == want
+    assert config._attn_implementation == "sdpa"
+
+
+def test_a_model_with_eager_attention_runs_too(loaded: LoadedModel) -> None:
+    loaded.model.set_attn_implementation("eager")
+    try:
+        with ContinuousBatchingEngine(loaded) as engine:
+            done = complete(engine, *(ask([5 + index] * 20, str(index)) for index in range(4)))
+        for index, item in enumerate(done):
+            assert item.token_ids == generate_plainly(loaded, [5 + index] * 20, 16)
+    finally:
+        loaded.model.set_attn_implementation("sdpa")
