@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 CPU_CACHE_BYTES = 512 * 2**20
 CPU_MAX_BLOCKS = 2048
-CPU_MAX_BATCH_TOKENS = 256
+CPU_MAX_BATCH_TOKENS = 512
 _ADVICE = "Use GenerateEngine instead (engine='generate')."
 
 
@@ -42,7 +42,7 @@ class ContinuousBatchingEngine(LocalEngine):
         page_size: Tokens of a page: the grain in which beginnings are shared.
         num_blocks: Pages of the cache. On a CPU `None` takes what fits 512 MiB, at most 2048; elsewhere
             transformers takes most of the accelerator's free memory.
-        max_batch_tokens: Most tokens that one step computes; longer prompts are split. `None` means 256 on a
+        max_batch_tokens: Most tokens that one step computes; longer prompts are split. `None` means 512 on a
             CPU and is left to transformers elsewhere.
 
     Raises:

@@ -99,14 +99,16 @@ class LocalEngine:
         if not isinstance(request, Generate):
             raise ConfigurationError(f"Got a request of type {type(request).__name__} but expected Generate.")
         ids = self._encoder.encode(request.prompt)
-        self._encoder.check_length(len(ids), request.sampling.max_new_tokens)
-        self._backend.check_fits(len(ids), request.sampling.max_new_tokens)
+        sampling = request.sampling
+        self._encoder.check_length(len(ids), sampling.max_new_tokens)
+        self._backend.check_fits(len(ids), sampling.max_new_tokens)
+        is_watched = request.stream or sampling.logprobs
         return Track(
             request=request,
             prompt_ids=ids,
             eos_token_ids=self.loaded.eos_token_ids,
             sink=sink,
-            stream=TextStream(self.loaded.tokenizer, ids, request.sampling.stop),
+            stream=TextStream(self.loaded.tokenizer, ids, sampling.stop, is_watched=is_watched),
             serial=f"hf_dynasor-{next(_serials)}",
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _REPLACEMENT = "�"  # what a decoder writes for bytes that are no character (yet)
+_MAX_WINDOW = 12  # tokens that are decoded together before those whose text is certain are dropped
 _NUM_CONTEXT_TOKENS = 5  # prompt tokens decoded along, so that a leading space is kept
 
 
@@ -20,10 +21,19 @@ class TextStream:
         tokenizer: The model's tokenizer.
         prompt_ids: What the request continues.
         stop: Strings that end the text.
+        is_watched: Whether anybody looks at the text before its end; if not, it is decoded once, there.
     """
 
-    def __init__(self, tokenizer: Any, prompt_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        prompt_ids: Sequence[int],
+        stop: Sequence[str] = (),
+        *,
+        is_watched: bool = True,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._is_watched = is_watched or bool(stop)
         self._stop = tuple(stop)
         self._longest_stop = max((len(text) for text in stop), default=0)
         self._window = list(
@@ -53,12 +63,16 @@ class TextStream:
         self._offsets.append(len(self._text))
         self._window.append(token_id)
         self._num_pending += 1
+        if not self._is_watched:
+            return ""
         decoded = self._decode(self._window)
         if len(decoded) <= len(self._window_text) or decoded.endswith(_REPLACEMENT):
             return ""
         self._append(decoded[len(self._window_text) :])
-        self._window = self._window[-self._num_pending :]
-        self._window_text = self._decode(self._window)
+        self._window_text = decoded
+        if len(self._window) > _MAX_WINDOW:
+            self._window = self._window[-self._num_pending :]
+            self._window_text = self._decode(self._window)
         self._num_pending = 0
         return self._release()
 

@@ -35,6 +35,15 @@ def test_released_pieces_join_to_the_text(prompt: str, text: str) -> None:
     assert feed(stream, encode(text)) == stream.text == text
 
 
+@given(prompt=TEXTS, text=TEXTS, cut=st.integers(0, 3))
+@settings(deadline=None)
+def test_a_text_that_nobody_watches_is_the_same(prompt: str, text: str, cut: int) -> None:
+    """Also where it ends within a character."""
+    ids = encode(text)[: -cut or None]
+    watched, unwatched = (TextStream(TOKENIZER, encode(prompt), is_watched=value) for value in (True, False))
+    assert feed(watched, ids) == feed(unwatched, ids) == unwatched.text
+
+
 @given(prompt=TEXTS, text=TEXTS, stop=st.lists(TEXTS.filter(bool), min_size=1, max_size=3))
 @settings(deadline=None)
 def test_text_ends_before_the_first_stop_string(prompt: str, text: str, stop: list[str]) -> None:
