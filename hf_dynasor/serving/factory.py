@@ -31,9 +31,10 @@ def make_engine(
     Args:
         model: A hub name, a folder, a `.gguf` file, `"embedded"`, a `LoadedModel`, or a user's own
             `pipeline("text-generation", ...)`.
-        engine: `generate` or `continuous`. `auto` takes what is faster: `generate` on a CPU (1.5 times as
-            fast as `continuous` on 5 + 15 samples of six programs, see `benchmarks/engine_speed.py`), and
-            `continuous` on CUDA; where that cannot run the model, `generate` after a warning that says why.
+        engine: `generate` or `continuous`. `auto` takes `generate` on a CPU, where it is up to 1.4 times as fast
+            on samples of one question (`benchmarks/engine_speed.py`), and `continuous` on CUDA; where that cannot
+            run the model, `generate` after a warning that says why. Ask for `continuous` where requests continue
+            each other's text (trees, probes): it computes a shared beginning once.
         dtype, device: For models that are still to be loaded; see `load_model`.
         options: Passed on to the engine's class.
 

@@ -25,7 +25,6 @@ from hf_dynasor.serving.tracks import Ledger, Track
 
 logger = logging.getLogger(__name__)
 
-
 CPU_CACHE_BYTES = 2 * 2**30
 
 
@@ -139,6 +138,8 @@ class _Worker:
             cause = f"{type(error).__name__}: {error}"
             self._ledger.end(f"died: {cause}", FinishReason.FAILED, cause)
         finally:
+            if not self._is_stopping:  # also where something worse than an exception ended the thread
+                self._ledger.end("died: its thread ended.", FinishReason.FAILED, "the engine's thread ended")
             self._running, self._batch = [], self._make_batch()  # frees the keys and values
 
     def _wait_for_work(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from hf_dynasor.serving.text_stream import TextStream
 from tests.serving.kit import make_tokenizer
@@ -98,3 +100,18 @@ def test_what_may_begin_a_stop_string_is_released_once_it_does_not() -> None:
 def test_a_leading_space_is_kept(prompt: str) -> None:
     stream = TextStream(TOKENIZER, encode(prompt))
     assert feed(stream, encode(" Tokyo")) == " Tokyo"
+
+
+def test_a_leading_space_is_kept_where_the_decoder_strips_it() -> None:
+    """Tokenizers of the SentencePiece kind write a word's space into its token and drop the first one of a text."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<unk>"], show_progress=False)
+    tokenizer.train_from_iterator(["the answer is four and the rest is noise"] * 5, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    ids = fast.encode("the answer is four and the rest is noise", add_special_tokens=False)
+    cut = len(ids) - len(fast.encode("four and the rest is noise", add_special_tokens=False))
+    for is_watched in (True, False):
+        stream = TextStream(fast, ids[:cut], is_watched=is_watched)
+        assert feed(stream, ids[cut:]) == " four and the rest is noise"
