@@ -18,11 +18,16 @@ from hf_dynasor.stopping.readings import (
     Verdict,
     Vote,
 )
+from hf_dynasor.stopping.rows import RowReport, WatchedRow
 from hf_dynasor.stopping.rules import BoundaryConfidence, EntropyAfterThinking, ThinkingBudget
 from hf_dynasor.stopping.texts import PROBE_SUFFIXES
 
 if TYPE_CHECKING:
+    from hf_dynasor.stopping.batch_certaindex import BatchCertaindexCriteria, QuestionOutcome
+    from hf_dynasor.stopping.criteria import ProbingCriteria
+    from hf_dynasor.stopping.guided import CutCriteria, GuidedProcessor
     from hf_dynasor.stopping.probe import Prober, ProbeResult
+    from hf_dynasor.stopping.thinking_budget import ThinkingBudgetProcessor
 
 __all__ = [
     "EFFORTS",
@@ -31,28 +36,42 @@ __all__ = [
     "AllOf",
     "AnswerConsistency",
     "AnyOf",
+    "BatchCertaindexCriteria",
     "BoundaryConfidence",
+    "CutCriteria",
     "EntropyAfterThinking",
+    "GuidedProcessor",
     "Need",
     "Phase",
     "ProbeResult",
     "Prober",
+    "ProbingCriteria",
     "Progress",
+    "QuestionOutcome",
     "Reading",
+    "RowReport",
     "RowThinking",
     "RuleState",
     "StoppingRule",
     "ThinkMarkers",
     "ThinkingBudget",
+    "ThinkingBudgetProcessor",
     "TraceEntry",
     "Verdict",
     "Vote",
+    "WatchedRow",
     "find_think_markers",
 ]
 
 _NEED_TORCH = {
+    "BatchCertaindexCriteria": "hf_dynasor.stopping.batch_certaindex",
+    "CutCriteria": "hf_dynasor.stopping.guided",
+    "GuidedProcessor": "hf_dynasor.stopping.guided",
     "ProbeResult": "hf_dynasor.stopping.probe",
     "Prober": "hf_dynasor.stopping.probe",
+    "ProbingCriteria": "hf_dynasor.stopping.criteria",
+    "QuestionOutcome": "hf_dynasor.stopping.batch_certaindex",
+    "ThinkingBudgetProcessor": "hf_dynasor.stopping.thinking_budget",
 }
 
 
