@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from hf_dynasor.embedded import REASONER_PATH
 from hf_dynasor.serving import ContinuousBatchingEngine, GenerateEngine, LoadedModel, load_model
 from hf_dynasor.serving.loading import prepare
 from hf_dynasor.serving.local_engine import LocalEngine
@@ -25,6 +26,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def loaded(tokenizer: PreTrainedTokenizerFast) -> LoadedModel:
     return prepare(LoadedModel(model=make_model(tokenizer), tokenizer=tokenizer, name="tiny"))
+
+
+@pytest.fixture(scope="session")
+def embedded() -> LoadedModel:
+    if not (REASONER_PATH / "config.json").is_file():
+        pytest.skip("needs the embedded reasoner")
+    return load_model(device="cpu")
 
 
 @pytest.fixture(scope="session")

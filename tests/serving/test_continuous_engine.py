@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 
@@ -75,6 +77,25 @@ def test_finished_and_stopped_requests_give_their_pages_back(loaded: LoadedModel
             engine, *(ask("abc", f"s{index}", stop=("a", "e", "1"), max_new_tokens=40) for index in range(9))
         )
         assert wait_until_free(engine).free == 64
+
+
+def test_closing_frees_the_cache(loaded: LoadedModel) -> None:
+    engine = ContinuousBatchingEngine(loaded, num_blocks=64)
+    memory = weakref.ref(engine._paged.loop._processor.cache)
+    complete(engine, ask("abc"))
+    engine.close()
+    gc.collect()
+    assert memory() is None
+    assert engine.count_pages().total == 0
+
+
+def test_a_forgotten_engine_closes_itself(loaded: LoadedModel) -> None:
+    engine = ContinuousBatchingEngine(loaded, num_blocks=64)
+    thread = engine._paged.loop._thread
+    del engine
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_generated_tokens_are_shared_with_a_prompt_that_continues_them(loaded: LoadedModel) -> None:

@@ -48,6 +48,8 @@ class PagedLoop:
         page_size: Tokens of a page.
         num_blocks: Pages of the cache; `None` lets transformers fill the accelerator's free memory.
         max_batch_tokens: Most tokens of a step, likewise.
+
+    `capacity` is the number of tokens that the cache holds.
     """
 
     def __init__(
@@ -78,19 +80,16 @@ class PagedLoop:
         self._manager.output_router = SilentRouter()
         self._manager.logit_processor = make_processors(observer)
         self._manager.warmup()  # makes the cache; without CUDA graphs it computes nothing
-        self._processor = self._manager.batch_processor
+        self._processor: Any = self._manager.batch_processor
         self._processor.scheduler.observer = observer
         self._processor.scheduler.page_size = page_size
-        self._page_size = page_size
+        self.capacity = int(self._processor.cache.num_blocks) * page_size
         self._thread = threading.Thread(target=self._run, name="hf_dynasor-paged-loop", daemon=True)
 
-    @property
-    def capacity(self) -> int:
-        """Tokens that the cache holds."""
-        return int(self._processor.cache.num_blocks) * self._page_size
-
     def count_pages(self) -> Pages:
-        """How full the cache is now."""
+        """How full the cache is now; it is gone when the loop was stopped."""
+        if self._processor is None:
+            return Pages(total=0, free=0, kept=0)
         allocators = list(self._processor.cache.cache_allocators.values())
         pool = self._processor.cache.pool
         kept = sum(len(allocator.ledger.cached_blocks) for allocator in allocators)
@@ -126,6 +125,7 @@ class PagedLoop:
         is_over = not self._thread.is_alive()
         if is_over:
             self._manager.destroy()
+            self._processor = None  # frees the pages
             return_attention(self._model)
         return is_over
 
