@@ -25,6 +25,7 @@ from hf_dynasor.stopping.texts import PROBE_SUFFIXES
 if TYPE_CHECKING:
     from hf_dynasor.stopping.batch_certaindex import BatchCertaindexCriteria, QuestionOutcome
     from hf_dynasor.stopping.criteria import ProbingCriteria
+    from hf_dynasor.stopping.early_exit import EarlyExit, EarlyExitOutput
     from hf_dynasor.stopping.guided import CutCriteria, GuidedProcessor
     from hf_dynasor.stopping.probe import Prober, ProbeResult
     from hf_dynasor.stopping.thinking_budget import ThinkingBudgetProcessor
@@ -39,6 +40,8 @@ __all__ = [
     "BatchCertaindexCriteria",
     "BoundaryConfidence",
     "CutCriteria",
+    "EarlyExit",
+    "EarlyExitOutput",
     "EntropyAfterThinking",
     "GuidedProcessor",
     "Need",
@@ -66,6 +69,8 @@ __all__ = [
 _NEED_TORCH = {
     "BatchCertaindexCriteria": "hf_dynasor.stopping.batch_certaindex",
     "CutCriteria": "hf_dynasor.stopping.guided",
+    "EarlyExit": "hf_dynasor.stopping.early_exit",
+    "EarlyExitOutput": "hf_dynasor.stopping.early_exit",
     "GuidedProcessor": "hf_dynasor.stopping.guided",
     "ProbeResult": "hf_dynasor.stopping.probe",
     "Prober": "hf_dynasor.stopping.probe",

@@ -17,6 +17,9 @@ PROBE_SUFFIXES: Mapping[str, str] = MappingProxyType(
 GUIDED_PROMPT = "\n\n**Final Answer**\n\n\\boxed{"
 """What QwQ-guided generation forces into the stream after each chunk (paper §6)."""
 
+EXIT_PROMPT = "**Final Answer**\n\n\\boxed{"
+"""What follows a stop in a model without think markers: it then writes its answer."""
+
 PASTED_ANSWER = "\n\n**Final Answer**\n\n\\boxed{{answer}}"
 """How a probe's answer is pasted where the model does not write its own; `{answer}` stands for it."""
 
