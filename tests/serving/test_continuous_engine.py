@@ -210,7 +210,7 @@ def test_the_models_attention_is_given_back_with_its_last_engine(loaded: LoadedM
 def test_a_model_with_eager_attention_runs_too(loaded: LoadedModel) -> None:
     loaded.model.set_attn_implementation("eager")
     try:
-        with ContinuousBatchingEngine(loaded) as engine:
+        with ContinuousBatchingEngine(loaded, num_blocks=64) as engine:
             done = complete(engine, *(ask([5 + index] * 20, str(index)) for index in range(4)))
         for index, item in enumerate(done):
             assert item.token_ids == generate_plainly(loaded, [5 + index] * 20, 16)
