@@ -20,7 +20,7 @@ from hf_dynasor.stopping.readings import (
 )
 from hf_dynasor.stopping.rows import RowReport, WatchedRow
 from hf_dynasor.stopping.rules import BoundaryConfidence, EntropyAfterThinking, ThinkingBudget
-from hf_dynasor.stopping.texts import PROBE_SUFFIXES
+from hf_dynasor.stopping.texts import EXIT_CLOSINGS, PROBE_SUFFIXES
 
 if TYPE_CHECKING:
     from hf_dynasor.stopping.batch_certaindex import BatchCertaindexCriteria, QuestionOutcome
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EFFORTS",
+    "EXIT_CLOSINGS",
     "HESITATION_WORDS",
     "PROBE_SUFFIXES",
     "AllOf",

@@ -23,6 +23,7 @@ from hf_dynasor.stopping.markers import check_tokenizer, find_think_markers
 from hf_dynasor.stopping.probe import ProbeMode, Prober
 from hf_dynasor.stopping.readings import StoppingRule, check_at_least
 from hf_dynasor.stopping.rows import RowReport
+from hf_dynasor.stopping.texts import EXIT_CLOSINGS
 from hf_dynasor.stopping.view import ForwardPass
 
 _KNOWN_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
@@ -53,6 +54,7 @@ class EarlyExit:
         rule: When a thought ends; the paper's effort "mid" by default.
         exit: `"answer"` closes the thought and lets the model write its answer; `"paste"` writes the probe's answer
             for it (the paper's way); `"stop"` ends the row at once.
+        closing: What closes a thought: a name in `EXIT_CLOSINGS`, or a text with `{close}` for the marker.
         grace: Tokens that an exit may wait for the end of a line or sentence; 0 cuts where the rule says.
         suffix: What a probe asks with, see `Prober`.
         probe_mode: `"verify"` or `"decode"`, see `Prober`.
@@ -82,6 +84,7 @@ class EarlyExit:
         rule: StoppingRule = EFFORTS["mid"],
         *,
         exit: ExitStyle = "answer",
+        closing: str = "plain",
         grace: int = 0,
         suffix: str = "final_answer",
         probe_mode: ProbeMode = "verify",
@@ -95,6 +98,12 @@ class EarlyExit:
         check_at_least("grace", grace, 0)
         if exit not in get_args(ExitStyle):
             raise name_unknown("exit", exit, get_args(ExitStyle))
+        self._closing = EXIT_CLOSINGS.get(closing, closing)
+        if "{close}" not in self._closing:
+            raise ConfigurationError(
+                f"Got closing = {closing!r} but expected one of {', '.join(sorted(EXIT_CLOSINGS))}, or a text with "
+                "{close} where the model's end of thinking belongs."
+            )
         if markers is not None:
             find_think_markers(tokenizer, markers=markers)
         self._tokenizer, self._rule, self._markers = tokenizer, rule, markers
@@ -165,6 +174,7 @@ class EarlyExit:
                 eos=eos,
                 pad=_find_pad(generation_config, eos),
                 style=self._exit,
+                closing=self._closing,
                 grace=self._grace,
                 format=self._format,
             )

@@ -28,6 +28,7 @@ class ExitTexts:
         eos: Ids that end a row.
         pad: Fills rows that are done.
         style: What follows a stop.
+        closing: What closes a thought, with `{close}` for the marker.
         grace: Tokens that an exit may wait for the end of a line or sentence.
         format: How answers are found.
     """
@@ -37,6 +38,7 @@ class ExitTexts:
     eos: frozenset[int]
     pad: int
     style: ExitStyle
+    closing: str
     grace: int
     format: AnswerFormat
 
@@ -125,7 +127,7 @@ class ExitRow:
 
     def _write_exit(self, tail: str) -> list[int]:
         texts, last = self._texts, self.watched.last
-        closing = list(write_closing(texts.tokenizer, texts.markers, tail))
+        closing = list(write_closing(texts.tokenizer, texts.markers, tail, texts.closing))
         self._is_last_queue = texts.style == "paste" and last is not None and last.answer is not None
         if self._is_last_queue and last is not None and last.answer is not None:
             return closing + texts.encode(PASTED_ANSWER.replace("{answer}", last.answer).lstrip("\n"))

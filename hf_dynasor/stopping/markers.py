@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.stopping.texts import EXIT_CLOSINGS
 
 KNOWN_MARKERS = (
     ("<think>", "</think>"),
@@ -168,16 +169,22 @@ def ends_sentence(text: str) -> bool:
     return text.endswith(("!", "?")) or (text.endswith(".") and not text[-2:-1].isdigit())
 
 
-def write_closing(tokenizer: Any, markers: ThinkMarkers | None, tail: str) -> tuple[int, ...]:
+def write_closing(
+    tokenizer: Any, markers: ThinkMarkers | None, tail: str, text: str = EXIT_CLOSINGS["plain"]
+) -> tuple[int, ...]:
     """The ids that close a thought: a line's end where one is missing, the marker's own ids, an empty line.
 
     Args:
         tokenizer: The model's tokenizer.
-        markers: The model's markers; without them nothing closes a thought but an empty line.
+        markers: The model's markers; without them only what stands around the marker is written.
         tail: The text before.
+        text: What closes it; `{close}` stands for the marker.
     """
-    newline = () if tail.endswith("\n") or markers is None else _encode(tokenizer, "\n")
-    return (*newline, *(markers.close_ids if markers else ()), *_encode(tokenizer, "\n\n"))
+    head, _, rest = text.partition("{close}")
+    if tail.endswith("\n") or (markers is None and not head.strip()):
+        head = head.lstrip("\n")
+    close = markers.close_ids if markers else ()
+    return (*_encode(tokenizer, head), *close, *_encode(tokenizer, rest))
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -225,6 +232,8 @@ def _find_token(tokenizer: Any, text: str) -> int | None:
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    if not text:
+        return ()
     return tuple(int(token_id) for token_id in tokenizer.encode(text, add_special_tokens=False))
 
 

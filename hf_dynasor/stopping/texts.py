@@ -8,11 +8,21 @@ from types import MappingProxyType
 PROBE_SUFFIXES: Mapping[str, str] = MappingProxyType(
     {
         "paper": "... Oh, I suddenly got the answer to the whole problem, **Final Answer**\n\n\\[ \\boxed{",
+        "short": "\n\nSo the answer is \\boxed{",
         "final_answer": "\n\n**Final Answer**\n\n\\boxed{",
         "closed": "\n{close}\n\nThe answer is \\boxed{",
     }
 )
 """What elicits an answer (paper §6). `{close}` stands for the model's own end of thinking."""
+
+EXIT_CLOSINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "plain": "\n{close}\n\n",
+        "limited_time": "\n\nConsidering the limited time by the user, I have to give the solution based on the "
+        "thinking directly now.\n{close}\n\n",
+    }
+)
+"""What closes a thought. The second is the sentence that Qwen3 was trained to be stopped with."""
 
 GUIDED_PROMPT = "\n\n**Final Answer**\n\n\\boxed{"
 """What QwQ-guided generation forces into the stream after each chunk (paper §6)."""

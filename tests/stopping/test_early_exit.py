@@ -171,6 +171,14 @@ def test_an_exit_can_wait_for_the_end_of_a_sentence(tokenizer, tiny):
     assert report.usage.forced == 0
 
 
+def test_a_thought_can_be_closed_with_a_sentence(tokenizer, tiny):
+    early_exit = EarlyExit(tokenizer, SOON, closing="limited_time", prober=AGREE)
+    (text,), (report,) = say(tokenizer, tiny, ["1" * 90], early_exit)
+    assert text.startswith("1" * 8 + "\n\nConsidering the limited time by the user")
+    assert "directly now.\n</think>\n\n1" in text
+    assert report.usage.forced > 10
+
+
 def test_a_budget_alone_reads_nothing(tokenizer, tiny):
     prober = ScriptedProber(lambda *_: "5")
     early_exit = EarlyExit(tokenizer, ThinkingBudget(maximum=6), prober=prober)
@@ -331,6 +339,7 @@ def test_two_calls_in_a_row_give_the_same(reasoner):
     ("options", "message"),
     [
         ({"exit": "leave"}, "Unknown exit 'leave'. Known: answer, paste, stop"),
+        ({"closing": "bye"}, "closing = 'bye' .*limited_time, plain.*{close}"),
         ({"grace": -1}, "grace = -1 .* at least 0"),
         ({"markers": ("<a>", "<b>")}, "think marker '<a>'"),
     ],

@@ -198,7 +198,7 @@ def test_an_offloaded_cache_is_refused(tokenizer, tiny):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"suffix": "no box"}, "suffix = 'no box' .*closed, final_answer, paper"),
+        ({"suffix": "no box"}, "suffix = 'no box' .*closed, final_answer, paper, short"),
         ({"mode": "guess"}, "Unknown probe mode 'guess'. Known: decode, verify"),
         ({"max_answer_tokens": 0}, "max_answer_tokens = 0 .* at least 1"),
         ({"format": "poem"}, "Unknown answer format"),
