@@ -35,7 +35,8 @@ class Recipe:
         logprobs: Ask for log-probabilities, so that the answer-probability signal is known.
         prompt_format: `chat` renders the model's chat template, `plain` sends bare text.
         system: System message; chat only.
-        instruction: Appended to the question; an empty string leaves it out.
+        instruction: Appended to the question on a line of its own, unless it says it already; an empty string
+            leaves it out.
         enable_thinking: Passed to the chat template; `None` leaves its default.
         answer_format: How answers are found and told apart.
 
@@ -99,7 +100,9 @@ class Recipe:
         """The prompt of every path: the question, then the instruction."""
         if not question.strip():
             raise InputError("Got an empty question but expected some text.")
-        text = "\n\n".join(part for part in (question.strip(), self.instruction) if part)
+        text = question.strip()
+        if self.instruction and self.instruction not in text:
+            text = f"{text}\n{self.instruction}"
         if self.prompt_format == "plain":
             return Prompt.plain(f"{text}\n\n")
         return Prompt.chat(text, system=self.system, enable_thinking=self.enable_thinking)

@@ -35,7 +35,7 @@ def test_the_instruction_follows_the_question():
     segment = Recipe(system="Be brief.").build_prompt(" What is 2+2? ").segments[0]
     assert isinstance(segment, Chat)
     assert [message.role for message in segment.messages] == ["system", "user"]
-    assert segment.messages[1].content.startswith("What is 2+2?\n\nPlease reason")
+    assert segment.messages[1].content.startswith("What is 2+2?\nPlease reason")
     assert Recipe(instruction="").build_prompt("2+2?").segments[0].messages[0].content == "2+2?"
 
 
