@@ -1,0 +1,168 @@
+"""Early exits on long chains of thought: accuracy, net tokens and wall-clock time against plain `generate`.
+
+Every side answers the same generated questions with the same seeds, in batches of 8, in turn. Net tokens count
+probes and forced tokens. Prints a table, then one JSON line.
+
+    OMP_NUM_THREADS=1 python benchmarks/early_exit.py [--num-questions 64] [--model embedded]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from hf_dynasor.answers import extract_answer, is_correct
+from hf_dynasor.embedded.problems import Problem, generate_problems
+from hf_dynasor.evaluation import paired_difference
+from hf_dynasor.serving import LoadedModel, load_model
+from hf_dynasor.stopping import EFFORTS, AnswerConsistency, EarlyExit, StoppingRule, ThinkingBudget
+
+QUESTION_SEED = 2027
+# The embedded model's thoughts are some 30 times shorter than those the paper's levels are made for: the same
+# windows at a finer interval stand beside them.
+RULES: Mapping[str, StoppingRule] = {
+    "no exit": ThinkingBudget(),
+    **EFFORTS,
+    **{f"{window} every 16": AnswerConsistency(window=window, interval=16) for window in (2, 3, 5)},
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Side:
+    """What one way of generating came to."""
+
+    seconds: float = 0.0
+    net_tokens: int = 0
+    num_steps: int = 0
+    num_early: int = 0
+    correct: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    """Run every side on every batch and report."""
+    options = _parse()
+    torch.set_num_threads(1)
+    loaded = load_model(options.model, dtype="float32", device="cpu")
+    problems = generate_problems(
+        options.num_questions, seed=QUESTION_SEED, levels=(1, 2, 3, 4, 5, 6), split="test"
+    )
+    sides = {"plain generate": Side(), **{name: Side() for name in RULES}}
+    for start in range(0, len(problems), options.batch):
+        batch = problems[start : start + options.batch]
+        for name, side in sides.items():
+            _run(loaded, batch, RULES.get(name), side, options)
+    _report(loaded, sides, options)
+
+
+def _run(
+    loaded: LoadedModel,
+    problems: list[Problem],
+    rule: StoppingRule | None,
+    side: Side,
+    options: argparse.Namespace,
+) -> None:
+    """Answer one batch; without a rule with stock `generate`."""
+    tokenizer = loaded.tokenizer
+    batch = tokenizer.apply_chat_template(
+        [[{"role": "user", "content": problem.question}] for problem in problems],
+        add_generation_prompt=True,
+        enable_thinking=True,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+        return_dict=True,
+    )
+    early_exit = (
+        None
+        if rule is None
+        else EarlyExit(
+            tokenizer,
+            rule,
+            exit=options.exit,
+            grace=options.grace,
+            suffix=options.suffix,
+            closing=options.closing,
+        )
+    )
+    extra: dict[str, Any] = {} if early_exit is None else {"custom_generate": early_exit}
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    output = loaded.model.generate(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        max_new_tokens=options.max_new_tokens,
+        do_sample=True,
+        temperature=options.temperature,
+        top_k=0,
+        **extra,
+    )
+    side.seconds += time.perf_counter() - start
+    new = output[:, batch["input_ids"].shape[1] :]
+    side.num_steps += new.shape[1]
+    if early_exit is None:
+        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+        answers = [extract_answer(text) for text in texts]
+        side.net_tokens += int((new != tokenizer.pad_token_id).sum())
+    else:
+        answers = [report.answer for report in early_exit.reports]
+        side.net_tokens += sum(report.usage.net_tokens for report in early_exit.reports)
+        side.num_early += sum(report.is_early for report in early_exit.reports)
+    side.correct += [
+        float(answer is not None and is_correct(answer, problem.answer))
+        for answer, problem in zip(answers, problems, strict=True)
+    ]
+
+
+def _report(loaded: LoadedModel, sides: Mapping[str, Side], options: argparse.Namespace) -> None:
+    plain = sides["plain generate"]
+    rows = []
+    for name, side in sides.items():
+        difference = paired_difference(plain.correct, side.correct)
+        rows.append(
+            {
+                "side": name,
+                "accuracy": round(sum(side.correct) / len(side.correct), 4),
+                "difference": round(difference.mean, 4),
+                "difference_interval": [round(difference.low, 4), round(difference.high, 4)],
+                "token_ratio": round(side.net_tokens / plain.net_tokens, 4),
+                "step_ratio": round(side.num_steps / plain.num_steps, 4),
+                "seconds_ratio": round(side.seconds / plain.seconds, 4),
+                "early_rate": round(side.num_early / len(side.correct), 4),
+            }
+        )
+    print(f"{'':16} accuracy  difference (95%)            net tokens  steps   seconds  early")
+    for row in rows:
+        low, high = row["difference_interval"]
+        print(
+            f"{row['side']:16} {row['accuracy']:8.1%}  {row['difference'] * 100:+5.1f} ({low * 100:+5.1f} to "
+            f"{high * 100:+5.1f}) points   {row['token_ratio']:8.3f}  {row['step_ratio']:6.3f}  "
+            f"{row['seconds_ratio']:7.3f}  {row['early_rate']:5.0%}"
+        )
+    settings = {name: value for name, value in vars(options).items() if name != "model"}
+    print(json.dumps({"benchmark": "early_exit", "model": loaded.name, **settings, "sides": rows}))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--model", default="embedded", help="'embedded', a folder, a .gguf file or a hub name"
+    )
+    parser.add_argument("--num-questions", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=768)
+    parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument("--exit", default="answer", choices=["answer", "paste", "stop"])
+    parser.add_argument("--grace", type=int, default=0)
+    parser.add_argument("--suffix", default="short")
+    parser.add_argument("--closing", default="plain")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
