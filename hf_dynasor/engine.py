@@ -24,7 +24,6 @@ class Ability(str, Enum):
     SCORE = "reward scores"
     PREFIX_REUSE = "prefix reuse"
     STREAM = "streaming"
-    HIDDEN_STATES = "hidden states"
 
 
 @runtime_checkable
@@ -89,3 +88,13 @@ def _list_needed_abilities(request: Request) -> list[Ability]:
         Ability.STREAM: request.stream,
     }
     return [ability for ability, is_needed in needs.items() if is_needed]
+
+
+@runtime_checkable
+class ReportsProgress(Protocol):
+    """An engine that shows whether it is at work, so that a driver can tell a slow engine from a stuck one."""
+
+    @property
+    def progress(self) -> int:
+        """Grows whenever the engine got anything done, a part of a prompt included; never shrinks."""
+        ...

@@ -84,11 +84,6 @@ class ContinuousBatchingEngine(LocalEngine):
         """How full the cache is now."""
         return self._paged.loop.count_pages()
 
-    @property
-    def num_tokens_drawn(self) -> int:
-        """Tokens that the model was sampled for since the engine began."""
-        return self._paged.num_tokens_drawn
-
 
 class _PagedBackend:
     """Between tracks and the paged loop, whose observer it is."""
@@ -100,7 +95,7 @@ class _PagedBackend:
         self._tracks: dict[str, Track] = {}
         self._lock = threading.Lock()
         self._is_stopping = False
-        self.num_tokens_drawn = 0
+        self.num_steps = self.num_tokens_drawn = 0
 
     def check_fits(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
         """Raise `ConfigurationError` for a request that is larger than the whole cache."""
@@ -131,6 +126,7 @@ class _PagedBackend:
 
     def draw(self, names: Sequence[str], logits: torch.Tensor) -> list[int]:
         """Draw for the requests that are still wanted; the others get a token that nobody sees."""
+        self.num_steps += 1
         tracks = [self._find(name) for name in names]
         wanted = [index for index, track in enumerate(tracks) if track is not None and not track.is_cancelled]
         tokens = [0] * len(names)

@@ -76,13 +76,7 @@ class GenerateEngine(LocalEngine):
         worker = _Worker(loaded, ledger, limits)
         abilities = frozenset({Ability.SEEDS, Ability.LOGPROBS, Ability.STREAM})
         super().__init__(name, loaded, abilities, ledger, worker)
-        self._worker = worker
         worker.thread.start()
-
-    @property
-    def num_tokens_drawn(self) -> int:
-        """Tokens that the model was sampled for since the engine began."""
-        return self._worker.num_tokens_drawn
 
 
 class _Worker:
@@ -98,7 +92,7 @@ class _Worker:
         self._batch = self._make_batch()
         self._wake = threading.Condition()
         self._is_stopping = False
-        self.num_tokens_drawn = 0
+        self.num_steps = self.num_tokens_drawn = 0
         self.thread = threading.Thread(target=self._run, name=ledger.name, daemon=True)
 
     def check_fits(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
@@ -210,6 +204,7 @@ class _Worker:
 
     def _push(self, tracks: list[Track], logits: torch.Tensor) -> list[int]:
         """Draw a token for every row that is still wanted; returns the indices of the rows that go on."""
+        self.num_steps += 1
         for track in tracks:
             if track.is_cancelled:
                 self._ledger.settle(track, FinishReason.CANCELLED)

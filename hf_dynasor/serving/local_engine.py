@@ -20,7 +20,13 @@ _serials = itertools.count()
 
 
 class Backend(Protocol):
-    """Runs tracks in a thread of its own and reports on them through the ledger that it was made with."""
+    """Runs tracks in a thread of its own and reports on them through the ledger that it was made with.
+
+    `num_steps` counts the model's forwards so far, `num_tokens_drawn` the tokens that they were sampled for.
+    """
+
+    num_steps: int
+    num_tokens_drawn: int
 
     def check_fits(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
         """Raise `ConfigurationError` if a request could never run."""
@@ -68,6 +74,16 @@ class LocalEngine:
     def num_in_flight(self) -> int:
         """Requests that were taken and have not ended yet."""
         return len(self._ledger)
+
+    @property
+    def num_tokens_drawn(self) -> int:
+        """Tokens that the model was sampled for since the engine began."""
+        return self._backend.num_tokens_drawn
+
+    @property
+    def progress(self) -> int:
+        """The model's forwards since the engine began, each part of a prompt included; see `ReportsProgress`."""
+        return self._backend.num_steps
 
     def submit(self, requests: Sequence[Request], sink: Sink) -> None:
         """Take requests, all or none; see `Engine.submit`."""

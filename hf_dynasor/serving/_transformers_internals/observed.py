@@ -21,7 +21,10 @@ class Observer(Protocol):
     """What the loop tells while it runs, from its own thread."""
 
     def draw(self, names: Sequence[str], logits: torch.Tensor) -> list[int]:
-        """Choose the next token of each named request from logits of shape (requests, vocabulary)."""
+        """Choose the next token of each named request from logits of shape (requests, vocabulary).
+
+        Asked after every step, also where it computed parts of prompts only and there is nothing to choose.
+        """
         ...
 
     def mark_started(self, name: str) -> None:
@@ -111,9 +114,8 @@ class _ObserverDraws(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         count = len(self._names)
         only = torch.full_like(scores, float("-inf"))
-        if count:
-            tokens = torch.tensor(self._draw(self._names, scores[:count]), device=scores.device)
-            only[:count].scatter_(1, tokens[:, None], 0.0)
+        tokens = torch.tensor(self._draw(self._names, scores[:count]), device=scores.device, dtype=torch.long)
+        only[:count].scatter_(1, tokens[:, None], 0.0)
         return only
 
 
