@@ -11,7 +11,7 @@ from hf_dynasor.errors import ConfigurationError, UnsupportedError
 from hf_dynasor.stopping.caches import LiveBatch, check_model
 from hf_dynasor.stopping.consistency import EFFORTS
 from hf_dynasor.stopping.markers import find_think_markers
-from hf_dynasor.stopping.probe import Prober, find_eos_ids
+from hf_dynasor.stopping.probe import Prober, find_eos_ids, pick_suffix
 from hf_dynasor.stopping.readings import StoppingRule
 from hf_dynasor.stopping.rows import RowReport, WatchedRow
 
@@ -26,7 +26,7 @@ class ProbingCriteria(StoppingCriteria):  # type: ignore[misc]
         model: A decoder-only transformers model.
         tokenizer: Its tokenizer.
         rule: When to stop; the paper's effort "mid" by default.
-        prober: How rows are asked; made from model and tokenizer by default.
+        prober: How rows are asked; by default the suffix that fits the rule is verified.
         markers: Texts that open and close the thinking, where they cannot be found.
         recompute: Compute the context anew for each probe, for caches that cannot be put back. Slow.
 
@@ -58,7 +58,8 @@ class ProbingCriteria(StoppingCriteria):  # type: ignore[misc]
         generation_config = getattr(model, "generation_config", None)
         self._markers = find_think_markers(tokenizer, generation_config, markers=markers)
         self._model, self._tokenizer, self._rule = model, tokenizer, rule
-        self._prober = prober or Prober(model, tokenizer, markers=self._markers)
+        suffix = pick_suffix(rule.needs)
+        self._prober = prober or Prober(model, tokenizer, suffix=suffix, markers=self._markers)
         self._eos = find_eos_ids(model)
         self._recompute = recompute
         self._cache: Any = None

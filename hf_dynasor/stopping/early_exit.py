@@ -20,7 +20,7 @@ from hf_dynasor.stopping.decoding import DecodingBatch
 from hf_dynasor.stopping.exit_loop import ExitLoop, are_rowwise
 from hf_dynasor.stopping.exit_rows import ExitRow, ExitStyle, ExitTexts
 from hf_dynasor.stopping.markers import check_tokenizer, find_think_markers
-from hf_dynasor.stopping.probe import ProbeMode, Prober
+from hf_dynasor.stopping.probe import ProbeMode, Prober, pick_suffix
 from hf_dynasor.stopping.readings import StoppingRule, check_at_least
 from hf_dynasor.stopping.rows import RowReport
 from hf_dynasor.stopping.texts import EXIT_CLOSINGS
@@ -56,7 +56,7 @@ class EarlyExit:
             for it (the paper's way); `"stop"` ends the row at once.
         closing: What closes a thought: a name in `EXIT_CLOSINGS`, or a text with `{close}` for the marker.
         grace: Tokens that an exit may wait for the end of a line or sentence; 0 cuts where the rule says.
-        suffix: What a probe asks with, see `Prober`.
+        suffix: What a probe asks with, see `Prober`; `None` takes what fits the rule.
         probe_mode: `"verify"` or `"decode"`, see `Prober`.
         max_answer_tokens: Longest answer of a probe.
         markers: Texts that open and close the thinking, where they cannot be found.
@@ -86,7 +86,7 @@ class EarlyExit:
         exit: ExitStyle = "answer",
         closing: str = "plain",
         grace: int = 0,
-        suffix: str = "final_answer",
+        suffix: str | None = None,
         probe_mode: ProbeMode = "verify",
         max_answer_tokens: int = 32,
         markers: tuple[str, str] | None = None,
@@ -110,7 +110,7 @@ class EarlyExit:
         self._exit, self._grace, self._is_compact = exit, grace, compact
         self._prober, self._format = prober, format
         self._probing: dict[str, Any] = {
-            "suffix": suffix,
+            "suffix": pick_suffix(rule.needs) if suffix is None else suffix,
             "mode": probe_mode,
             "max_answer_tokens": max_answer_tokens,
             "format": format,
@@ -166,13 +166,15 @@ class EarlyExit:
     def _prepare(self, model: Any, generation_config: Any) -> tuple[ExitTexts, Any]:
         """What depends on the model, made once for each."""
         eos = _list_eos(generation_config)
-        if self._prepared is None or self._prepared[0] is not model or self._prepared[1].eos != eos:
+        pad = _find_pad(generation_config, eos)
+        known = self._prepared
+        if known is None or known[0] is not model or (known[1].eos, known[1].pad) != (eos, pad):
             markers = find_think_markers(self._tokenizer, generation_config, markers=self._markers)
             texts = ExitTexts(
                 tokenizer=self._tokenizer,
                 markers=markers,
                 eos=eos,
-                pad=_find_pad(generation_config, eos),
+                pad=pad,
                 style=self._exit,
                 closing=self._closing,
                 grace=self._grace,
@@ -181,8 +183,8 @@ class EarlyExit:
             prober = self._prober or Prober(
                 model, self._tokenizer, markers=markers, eos_token_ids=sorted(eos), **self._probing
             )
-            self._prepared = (model, texts, prober)
-        return self._prepared[1], self._prepared[2]
+            known = self._prepared = (model, texts, prober)
+        return known[1], known[2]
 
 
 def _check_call(

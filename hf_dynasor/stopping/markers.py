@@ -30,7 +30,7 @@ _CONFIG_NAMES = (
     ("start_thinking_token_id", "end_thinking_token_id"),
 )
 _RESPONSE_FIELDS = ("reasoning_content", "thinking", "reasoning")
-_TAIL_TOKENS = 8
+_TAIL_TOKENS = 4
 
 
 class Phase(str, Enum):
@@ -118,12 +118,15 @@ class RowThinking:
         self._tokenizer = tokenizer
         self._markers = markers
         self._tail: list[int] = []
+        self._tail_length = _TAIL_TOKENS + (
+            max(len(markers.open_ids), len(markers.close_ids)) if markers else 0
+        )
         self.phase = _read_prompt(tokenizer, markers, prompt_ids)
         self.num_tokens = 0
 
     def append(self, token_id: int) -> None:
         """Take in the next token. The markers themselves are not counted as thinking."""
-        self._tail = [*self._tail, token_id][-_TAIL_TOKENS:]
+        self._tail = [*self._tail, token_id][-self._tail_length :]
         markers = self._markers
         if markers is None:
             self.num_tokens += 1

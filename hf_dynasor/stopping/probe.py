@@ -186,6 +186,11 @@ class _Written:
             self.is_complete = is_complete(self.ids)
 
 
+def pick_suffix(needs: frozenset[Need]) -> str:
+    """The suffix that fits a rule: entropies are read after the thought is closed."""
+    return "closed" if Need.ENTROPY in needs else "final_answer"
+
+
 def find_eos_ids(model: Any) -> frozenset[int]:
     """The ids that end a turn: the generation config's, else the model config's."""
     for source in (getattr(model, "generation_config", None), model.config):

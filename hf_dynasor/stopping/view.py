@@ -92,7 +92,8 @@ class ProbeView:
 
     def extend(self, ids: Sequence[Sequence[int]], *, keep: int) -> torch.Tensor:
         """Append tokens to every row; returns log-probabilities after the last `keep`, shape (rows, keep, vocabulary)."""
-        block = torch.cat([self._pending, torch.tensor(ids, device=self._pending.device)], dim=1)
+        fresh = torch.tensor(ids, device=self._pending.device, dtype=self._pending.dtype)
+        block = torch.cat([self._pending, fresh], dim=1)
         self._pending = self._pending[:, :0]
         if self._mask is not None:
             self._mask = pad(self._mask, (0, block.shape[1] - self._count_unseen()), value=1)

@@ -1,5 +1,7 @@
 """Probing stop per row, and the vote of a batch, each on its own."""
 
+import math
+
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from hf_dynasor.stopping import (
     ThinkingBudget,
     find_think_markers,
 )
+from hf_dynasor.stopping.caches import LiveBatch
 from tests.stopping.kit import QUESTIONS, Script, ScriptedProber, cut_padding, encode, make_tiny_model
 
 NEVER = AnswerConsistency(window=10_000, interval=4)
@@ -152,13 +155,17 @@ def test_a_static_cache_works_where_the_context_is_computed_anew(reasoner):
 
 
 def test_entropy_is_read_after_the_end_of_thinking(reasoner):
-    markers = find_think_markers(reasoner.tokenizer)
-    prober = Prober(reasoner.model, reasoner.tokenizer, suffix="closed", markers=markers)
     rule = EntropyAfterThinking(interval=16, window=1, threshold=0.0)
-    probing = ProbingCriteria(reasoner.model, reasoner.tokenizer, rule, prober=prober)
-    run(reasoner.model, encode(reasoner.tokenizer, QUESTIONS[:2]), probing, max_new_tokens=40)
+    probing = ProbingCriteria(reasoner.model, reasoner.tokenizer, rule)
+    batch = encode(reasoner.tokenizer, QUESTIONS[:2])
+    output = run(reasoner.model, batch, probing, max_new_tokens=40)
     assert all(report.num_thinking_tokens == 16 and report.answer is None for report in probing.reports)
-    assert all(0 < report.trace[0].verdict.certainty <= 1 for report in probing.reports)
+    markers = find_think_markers(reasoner.tokenizer)
+    closed = Prober(reasoner.model, reasoner.tokenizer, suffix="closed", markers=markers)
+    mask = torch.nn.functional.pad(batch["attention_mask"], (0, 16), value=1)
+    fresh = closed.read(LiveBatch(cache=None, pending=output, mask=mask), [0, 1])
+    for report, result in zip(probing.reports, fresh, strict=True):
+        assert report.trace[0].verdict.certainty == pytest.approx(math.exp(-result.entropy), abs=1e-4)
 
 
 BOXED = "\n</think>\n\nThe answer is \\boxed{%s}."

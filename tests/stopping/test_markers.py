@@ -88,6 +88,14 @@ def test_a_pair_that_the_template_uses_beats_one_that_only_the_vocabulary_has(ot
     assert find_think_markers(other).open_text == "[THINK]"
 
 
+def test_markers_of_many_tokens_are_followed():
+    plain = make_plain_tokenizer()
+    plain.chat_template = "{{ '◁think▷' }} ... {{ '◁/think▷' }}"
+    markers = find_think_markers(plain)
+    assert len(markers.close_ids) > 8
+    assert follow(plain, "◁think▷so◁/think▷5", prompt="hello")[1][-1] is Phase.AFTER
+
+
 def test_markers_of_several_tokens_are_found_in_the_template_and_followed_by_text():
     plain = make_plain_tokenizer()
     plain.chat_template = "{{ '<think>' }} ... {{ '</think>' }}"
