@@ -104,7 +104,7 @@ def _read_number(answer: str, timeout: float) -> AnswerKey | None:
     bare = strip_unit(tidy(unwrap(answer)))
     number = parse_number(bare)
     if number is None and not _looks_like_formula(bare):
-        values = {value for _, value in find_numbers(bare)}
+        values = {number.value for number in find_numbers(bare)}
         number = values.pop() if len(values) == 1 else None
     if number is not None:
         return AnswerKey(kind="number", value=str(number))

@@ -32,6 +32,11 @@ _SIZE_COMMAND = re.compile(
 )
 _SPACE_COMMAND = re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![A-Za-z]))|~")
 _WRAPPERS = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("`", "`"))
+DELIMITED = re.compile(
+    r"\$\$(.{1,400}?)\$\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]|\$([^$\n]{1,400})\$(?!\d)", re.DOTALL
+)
+"""A formula inside running text; its one group is what stands between the delimiters."""
+
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\f?boxed\s*\{|\\fbox\s*\{")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
 MAX_DIGITS = 200
 
@@ -74,18 +75,28 @@ def parse_number(text: str) -> Fraction | None:
     return None if factor is None or value is None else value * factor
 
 
-def find_numbers(text: str) -> list[tuple[str, Fraction]]:
-    """Every number inside running text with its spelling, in order; digits inside words are not numbers.
+class FoundNumber(NamedTuple):
+    """A number inside running text: its value, and where its spelling starts and ends."""
+
+    value: Fraction
+    start: int
+    end: int
+
+
+def find_numbers(text: str, *, start: int = 0) -> list[FoundNumber]:
+    """Every number inside running text from `start` on, in order; digits inside words are not numbers.
 
     Examples:
-        >>> [spelling for spelling, _ in find_numbers("She sells 16 - 3 = 13 eggs at $2.50, room B2.")]
+        >>> text = "She sells 16 - 3 = 13 eggs at $2.50, room B2."
+        >>> [text[number.start : number.end] for number in find_numbers(text)]
         ['16', '3', '13', '$2.50']
     """
-    found, place = [], 0
+    found, place = [], start
     while match := _find_number(text, place):
         value = _read_value(match) if len(match[0]) <= MAX_DIGITS else None
         if value is not None:
-            found.append((match[0].strip().rstrip("."), value))
+            first = match.end() - len(match[0].lstrip())
+            found.append(FoundNumber(value, first, match.start() + len(match[0].rstrip().rstrip("."))))
         place = match.end()
     return found
 
