@@ -21,6 +21,8 @@ from hf_dynasor.stopping.readings import (
 from hf_dynasor.stopping.rows import RowReport, WatchedRow
 from hf_dynasor.stopping.rules import BoundaryConfidence, EntropyAfterThinking, ThinkingBudget
 from hf_dynasor.stopping.texts import EXIT_CLOSINGS, PROBE_SUFFIXES
+from hf_dynasor.stopping.watch_driver import run_watches
+from hf_dynasor.stopping.watcher import StreamWatch, WatchSettings
 
 if TYPE_CHECKING:
     from hf_dynasor.stopping.batch_certaindex import BatchCertaindexCriteria, QuestionOutcome
@@ -57,14 +59,17 @@ __all__ = [
     "RowThinking",
     "RuleState",
     "StoppingRule",
+    "StreamWatch",
     "ThinkMarkers",
     "ThinkingBudget",
     "ThinkingBudgetProcessor",
     "TraceEntry",
     "Verdict",
     "Vote",
+    "WatchSettings",
     "WatchedRow",
     "find_think_markers",
+    "run_watches",
 ]
 
 _NEED_TORCH = {
