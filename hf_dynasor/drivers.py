@@ -9,37 +9,43 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
 
-from hf_dynasor.core import Cancel, Command, Completion, Event, Generate, RequestKey, Score
+from hf_dynasor.core import (
+    Event,
+    Usage,
+)
 from hf_dynasor.engine import Engine, Sink
 from hf_dynasor.errors import (
     ConfigurationError,
     EngineError,
-    EngineTimeoutError,
     HFDynasorError,
     UnsupportedError,
 )
-from hf_dynasor.grants import AllocationPolicy, Answer, GrantRecord
+from hf_dynasor.grants import AllocationPolicy, Answer
 from hf_dynasor.program import ReasoningProgram
-
-OnGrant: TypeAlias = Callable[[GrantRecord], None]
+from hf_dynasor.program_run import OnGrant, Patience, ProgramRun
 
 DEFAULT_TIMEOUT = 600.0
-"""Seconds that a driver waits for the next completion before it gives up."""
-
-_HEALTH_INTERVAL = 1.0
+"""Seconds without any progress of the engine after which a driver gives up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramOutcome:
-    """How one of many programs ended: with an answer, or with the error that ended it alone."""
+    """How one of many programs ended: with an answer, or with the error that ended it alone.
+
+    Args:
+        index: Its place among the programs.
+        answer: Its answer, or `None` with an error.
+        error: What ended it, or `None` with an answer.
+        usage: Its tokens, also where it has no answer.
+    """
 
     index: int
     answer: Answer | None = None
     error: HFDynasorError | None = None
+    usage: Usage = field(default_factory=Usage)
 
 
 def run(
@@ -56,19 +62,19 @@ def run(
         program: A program that has not run yet.
         engine: Where its requests go.
         policy: Decides its grants.
-        timeout: Seconds to wait for the next completion.
+        timeout: Seconds that the engine may go without a completion or any other progress.
         on_grant: Called after each grant with its record.
 
     Raises:
-        EngineTimeoutError: No completion came within `timeout` seconds.
+        EngineTimeoutError: The engine made no progress for `timeout` seconds.
         EngineError: The engine died.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    program_run = _ProgramRun(program, engine, policy, events.put, on_grant)
+    program_run = ProgramRun(program, engine, policy, events.put, on_grant)
     with program_run:
         program_run.start()
         while program_run.answer is None:
-            program_run.deliver(_wait(events, engine, timeout))
+            program_run.deliver(_wait(events, Patience(engine, timeout)))
     return program_run.answer
 
 
@@ -82,8 +88,8 @@ async def arun(
 ) -> Answer:
     """Run one program without blocking the event loop; cancelling the task cancels its requests.
 
-    The flow's own work (parsing and grouping answers can take a while) is done in a thread. Arguments and
-    errors are those of `run`.
+    The flow's own work (parsing and grouping answers can take a while) is done in a thread, from which `on_grant`
+    is called too. Arguments and errors are those of `run`.
     """
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[Event] = asyncio.Queue()
@@ -92,11 +98,11 @@ async def arun(
         if not loop.is_closed():
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    program_run = _ProgramRun(program, engine, policy, put, on_grant)
+    program_run = ProgramRun(program, engine, policy, put, on_grant)
     with program_run:
         await asyncio.to_thread(program_run.start)
         while program_run.answer is None:
-            event = await _await_event(events, engine, timeout)
+            event = await _await_event(events, Patience(engine, timeout))
             await asyncio.to_thread(program_run.deliver, event)
     return program_run.answer
 
@@ -124,13 +130,13 @@ def run_many(
         raise ConfigurationError(f"Got {max_active = } but expected at least 1.")
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     waiting = iter(enumerate(programs))
-    active: dict[str, tuple[int, _ProgramRun]] = {}
+    active: dict[str, tuple[int, ProgramRun]] = {}
     try:
         while True:
             yield from _admit(waiting, active, max_active, engine, events.put)
             if not active:
                 return
-            event = _wait(events, engine, timeout)
+            event = _wait(events, Patience(engine, timeout))
             if event.key.program_id in active:
                 index, program_run = active[event.key.program_id]
                 outcome = _guard(index, partial(program_run.deliver, event), program_run)
@@ -142,84 +148,9 @@ def run_many(
             program_run.close()
 
 
-class _ProgramRun:
-    """One flow being driven: sends its commands, knows what is in flight, keeps the answer. Never waits."""
-
-    def __init__(
-        self,
-        program: ReasoningProgram,
-        engine: Engine,
-        policy: AllocationPolicy,
-        sink: Sink,
-        on_grant: OnGrant | None = None,
-    ) -> None:
-        self.answer: Answer | None = None
-        self.program_id = program.program_id
-        self._program = program
-        self._engine = engine
-        self._sink = sink
-        self._on_grant = on_grant
-        self._flow = program.flow(policy)
-        self._in_flight: set[RequestKey] = set()
-        self._num_records = 0
-
-    def __enter__(self) -> _ProgramRun:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def start(self) -> None:
-        """Run the flow up to its first wait."""
-        self._advance(lambda: next(self._flow))
-
-    def deliver(self, event: Event) -> None:
-        """Hand over one event; only completions move the flow."""
-        if isinstance(event, Completion) and event.key in self._in_flight:
-            self._in_flight.remove(event.key)
-            self._advance(lambda: self._flow.send(event))
-
-    def close(self) -> None:
-        """Cancel what is in flight and end the flow."""
-        if self._in_flight:
-            self._engine.cancel(tuple(self._in_flight))
-            self._in_flight.clear()
-        self._flow.close()
-
-    def _advance(self, step: Callable[[], tuple[Command, ...]]) -> None:
-        try:
-            commands = step()
-        except StopIteration as stop:
-            self._report_grants()
-            self.answer = stop.value
-            return
-        self._report_grants()
-        self._send(commands)
-
-    def _send(self, commands: tuple[Command, ...]) -> None:
-        requests = [command for command in commands if isinstance(command, Generate | Score)]
-        cancelled = [key for command in commands if isinstance(command, Cancel) for key in command.keys]
-        if requests:
-            # Noted before submitting: an engine may deliver from inside `submit`.
-            self._in_flight.update(request.key for request in requests)
-            try:
-                self._engine.submit(requests, self._sink)
-            except HFDynasorError:
-                self._in_flight.difference_update(request.key for request in requests)
-                raise
-        if cancelled:
-            self._engine.cancel(cancelled)
-
-    def _report_grants(self) -> None:
-        if self._on_grant is not None:
-            for record in self._program.trace[self._num_records :]:
-                self._on_grant(record)
-        self._num_records = len(self._program.trace)
-
-
 def _admit(
     waiting: Iterator[tuple[int, tuple[ReasoningProgram, AllocationPolicy]]],
-    active: dict[str, tuple[int, _ProgramRun]],
+    active: dict[str, tuple[int, ProgramRun]],
     max_active: int,
     engine: Engine,
     sink: Sink,
@@ -229,9 +160,7 @@ def _admit(
         if pair is None:
             return
         index, (program, policy) = pair
-        if program.program_id in active:
-            raise ConfigurationError(f"Got program_id {program.program_id!r} twice but expected unique ids.")
-        program_run = _ProgramRun(program, engine, policy, sink)
+        program_run = ProgramRun(program, engine, policy, sink)
         outcome = _guard(index, program_run.start, program_run)
         if outcome is not None:
             yield outcome
@@ -239,7 +168,7 @@ def _admit(
             active[program.program_id] = (index, program_run)
 
 
-def _guard(index: int, step: Callable[[], None], program_run: _ProgramRun) -> ProgramOutcome | None:
+def _guard(index: int, step: Callable[[], None], program_run: ProgramRun) -> ProgramOutcome | None:
     """Do one step of one program; the outcome if that ended it."""
     try:
         step()
@@ -247,35 +176,23 @@ def _guard(index: int, step: Callable[[], None], program_run: _ProgramRun) -> Pr
         raise
     except HFDynasorError as error:
         program_run.close()
-        return ProgramOutcome(index=index, error=error)
-    return None if program_run.answer is None else ProgramOutcome(index=index, answer=program_run.answer)
+        return ProgramOutcome(index=index, error=error, usage=program_run.usage)
+    if program_run.answer is None:
+        return None
+    return ProgramOutcome(index=index, answer=program_run.answer, usage=program_run.usage)
 
 
-def _wait(events: queue.SimpleQueue[Event], engine: Engine, timeout: float) -> Event:
-    remaining = timeout
-    while remaining > 0:
-        interval = min(_HEALTH_INTERVAL, remaining)
+def _wait(events: queue.SimpleQueue[Event], patience: Patience) -> Event:
+    while True:
         try:
-            return events.get(timeout=interval)
+            return events.get(timeout=patience.interval)
         except queue.Empty:
-            engine.check_health()
-            remaining -= interval
-    raise _make_timeout(engine, timeout)
+            patience.spend()
 
 
-async def _await_event(events: asyncio.Queue[Event], engine: Engine, timeout: float) -> Event:
-    remaining = timeout
-    while remaining > 0:
-        interval = min(_HEALTH_INTERVAL, remaining)
+async def _await_event(events: asyncio.Queue[Event], patience: Patience) -> Event:
+    while True:
         try:
-            return await asyncio.wait_for(events.get(), interval)
+            return await asyncio.wait_for(events.get(), patience.interval)
         except asyncio.TimeoutError:
-            engine.check_health()
-            remaining -= interval
-    raise _make_timeout(engine, timeout)
-
-
-def _make_timeout(engine: Engine, timeout: float) -> EngineTimeoutError:
-    return EngineTimeoutError(
-        f"{engine.name} delivered nothing for {timeout:g} s. Raise the timeout if it is only slow."
-    )
+            patience.spend()

@@ -18,7 +18,6 @@ class StopReason(str, Enum):
     CERTAIN = "certain"
     BUDGET = "budget"
     LENGTH = "length"
-    GAVE_UP = "gave_up"
     DENIED = "denied"
 
 
@@ -29,20 +28,16 @@ class Knob:
     Args:
         unit: What is counted: samples, width, rollouts or tokens.
         maximum: The cap; a policy can never grant more in total.
-        step: Smallest grant that makes sense; grants are multiples of it, but for the last one.
     """
 
     unit: str
     maximum: int
-    step: int = 1
 
     def __post_init__(self) -> None:
-        if self.maximum < 1:
+        if not isinstance(self.maximum, int) or self.maximum < 1:
             raise ConfigurationError(
-                f"Got a budget of {self.maximum} {self.unit} but expected at least 1. Raise the budget."
+                f"Got a budget of {self.maximum!r} {self.unit} but expected a whole number of at least 1."
             )
-        if not 1 <= self.step <= self.maximum:
-            raise ConfigurationError(f"Got {self.step = } but expected a value in [1, {self.maximum}].")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +121,7 @@ class Answer:
         budget: The knob's maximum.
         unit: The knob's unit.
         num_failed: Paths that an engine failed to finish; they had no vote.
+        votes: Candidate answers with their weights, heaviest first; empty where nothing is voted.
     """
 
     text: str | None
@@ -163,6 +159,9 @@ class Answer:
             "grants": [record.to_dict() for record in self.trace],
             "stop_reason": self.stop_reason.value,
             "explanation": self.explanation,
+            "votes": [list(vote) for vote in self.votes],
+            "budget": self.budget,
+            "unit": self.unit,
             "usage": self.usage.to_dict(),
             "sequential_tokens": self.sequential_tokens,
             "num_failed": self.num_failed,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from transformers import AutoModelForCausalLM
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
@@ -12,9 +12,12 @@ from hf_dynasor._registration import TASK
 from hf_dynasor.embedded import REASONER_PATH
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.grants import Answer
+from hf_dynasor.recipe import UserQuestion
 from hf_dynasor.serving.factory import EngineName, make_engine
 from hf_dynasor.serving.loading import LoadedModel, prepare
 from hf_dynasor.serving.solver import Solver
+
+_OF_CONSTRUCTION = frozenset({"model", "engine", "dtype", "device"})
 
 
 class DynasorReasoningPipeline(Pipeline):  # type: ignore[misc]
@@ -24,7 +27,7 @@ class DynasorReasoningPipeline(Pipeline):  # type: ignore[misc]
     `budget`, `seed`, `temperature`, …), and `engine` at construction.
 
     Args:
-        inputs: A question, or a list of them (solved side by side).
+        inputs: A question (a text or a conversation), or a list of them (solved side by side).
 
     Returns:
         For each question a dict with `answer`, `certaindex`, `grants`, `stop_reason`, `usage` and more.
@@ -51,12 +54,15 @@ class DynasorReasoningPipeline(Pipeline):  # type: ignore[misc]
                 "The pipeline needs a tokenizer. Pass one: pipeline(..., tokenizer=...)."
             )
 
-    def __call__(self, inputs: str | Iterable[str], **options: Any) -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(
+        self, inputs: UserQuestion | Iterable[UserQuestion], **options: Any
+    ) -> dict[str, Any] | list[dict[str, Any]]:
         """Solve one question, or many side by side; see the class."""
         solver = self._make_solver({**self._forward_params, **options})
-        if isinstance(inputs, str):
-            return self.postprocess(solver.solve(inputs))
-        outcomes = sorted(solver.solve_many(inputs), key=lambda outcome: outcome.index)
+        if isinstance(inputs, str) or _is_conversation(inputs):
+            return self.postprocess(solver.solve(cast(UserQuestion, inputs)))
+        questions = cast(Iterable[UserQuestion], inputs)
+        outcomes = sorted(solver.solve_many(questions), key=lambda outcome: outcome.index)
         return [self._unwrap(outcome) for outcome in outcomes]
 
     def close(self) -> None:
@@ -68,11 +74,11 @@ class DynasorReasoningPipeline(Pipeline):  # type: ignore[misc]
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, options, {}
 
-    def preprocess(self, inputs: str) -> dict[str, str]:
+    def preprocess(self, inputs: UserQuestion) -> dict[str, UserQuestion]:
         """A question as the forward step takes it."""
         return {"question": inputs}
 
-    def _forward(self, model_inputs: dict[str, str], **options: Any) -> Answer:
+    def _forward(self, model_inputs: dict[str, UserQuestion], **options: Any) -> Answer:
         return self._make_solver(options).solve(model_inputs["question"])
 
     def postprocess(self, answer: Answer) -> dict[str, Any]:
@@ -85,11 +91,17 @@ class DynasorReasoningPipeline(Pipeline):  # type: ignore[misc]
         return self.postprocess(outcome.answer)
 
     def _make_solver(self, options: dict[str, Any]) -> Solver:
+        for name in _OF_CONSTRUCTION & set(options):
+            raise ConfigurationError(f"Got {name} at a call, but it belongs to pipeline(..., {name}=...).")
         if self._engine is None:
             name = getattr(self.model, "name_or_path", "") or "pipeline"
             loaded = prepare(LoadedModel(model=self.model, tokenizer=self.tokenizer, name=name))
             self._engine = make_engine(loaded, engine=self._engine_name)
         return Solver(self._engine, **options)
+
+
+def _is_conversation(inputs: Any) -> bool:
+    return isinstance(inputs, Sequence) and bool(inputs) and isinstance(inputs[0], Mapping)
 
 
 def register_pipeline() -> None:

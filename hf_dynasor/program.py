@@ -8,6 +8,7 @@ a driver (`hf_dynasor.drivers`) carries them to an engine and back.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ from hf_dynasor.certaindex import Certaindex
 from hf_dynasor.core import MAX_SEED, Cancel, Command, Completion, FinishReason, RequestKey, Usage
 from hf_dynasor.errors import ProgramError
 from hf_dynasor.grants import AllocationPolicy, Answer, Decision, GrantRecord, Knob
+
+_serials = itertools.count()
 
 Flow: TypeAlias = Generator[tuple[Command, ...], Completion, None]
 """What `execute` is: it yields commands (or `()` to wait) and is sent the next completion."""
@@ -31,19 +34,24 @@ class ReasoningProgram(ABC):
     """An algorithm with a knob (paper §2): subclasses say how a grant is spent and what is known after it.
 
     Args:
-        program_id: Names the program among those of an engine.
+        label: What people call it. Its `program_id`, which names it among the programs of an engine, is made
+            from the label and is unique in the process: any number of programs of one label run side by side.
         knob: The dial and its cap.
 
     Attributes:
+        name: The algorithm's name (of the class).
+        signals: The certaindex signals that it can know (of the class).
         certaindex: What it knows now.
         trace: One record for each grant so far.
         usage: Its tokens so far.
     """
 
     name: str
+    signals: frozenset[str]
 
-    def __init__(self, *, program_id: str, knob: Knob) -> None:
-        self.program_id = program_id
+    def __init__(self, *, label: str, knob: Knob) -> None:
+        self.label = label
+        self.program_id = f"{label}#{next(_serials)}"
         self.knob = knob
         self.certaindex = Certaindex()
         self.trace: tuple[GrantRecord, ...] = ()

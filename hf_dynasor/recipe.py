@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from hf_dynasor.answers import AnswerFormat
-from hf_dynasor.certaindex import Thresholds
-from hf_dynasor.core import Prompt, SamplingParams
+from hf_dynasor.certaindex import TABLE_1, Thresholds
+from hf_dynasor.core import Chat, Message, Prompt, SamplingParams
 from hf_dynasor.errors import ConfigurationError, InputError, name_unknown
 from hf_dynasor.grants import AllocationPolicy
 from hf_dynasor.program import DEFAULT_INSTRUCTION, ReasoningProgram, derive_seed
 from hf_dynasor.programs import PROGRAMS
-from hf_dynasor.scheduler import POLICIES
+from hf_dynasor.scheduler import POLICIES, StaticThreshold
+
+UserQuestion: TypeAlias = str | Sequence[Mapping[str, str]]
+"""A text, or a conversation as transformers takes it: `[{"role": "user", "content": "..."}, ...]`."""
 
 PromptFormat = Literal["chat", "plain"]
 PROMPT_FORMATS: tuple[PromptFormat, ...] = ("chat", "plain")
@@ -27,12 +32,15 @@ class Recipe:
         program: Name of a program in `hf_dynasor.programs.PROGRAMS`.
         policy: Name of a policy in `hf_dynasor.scheduler.POLICIES`, or a policy.
         budget: The knob's maximum (samples for self-consistency).
+        preset: A row of the paper's Table 1, such as `sc/gsm8k`, for `static` in place of the next two.
         thresholds: What certaindex must exceed to stop; for the policy `static`.
         detect_at: Units after which the policy reads; for `static` and `length`.
         max_tokens: Net tokens at `detect_at` that end the program; for `length`.
         temperature, top_p, top_k, max_new_tokens: Sampling of each path, see `SamplingParams`.
-        seed: Makes runs reproducible on engines with per-request seeds; `None` draws afresh.
-        logprobs: Ask for log-probabilities, so that the answer-probability signal is known.
+        seed: Makes runs reproducible on engines with per-request seeds; `None` draws afresh. The same question
+            draws the same samples wherever it stands.
+        logprobs: Ask for log-probabilities, so that the answer-probability signal is known; always asked for
+            where a threshold needs it.
         prompt_format: `chat` renders the model's chat template, `plain` sends bare text.
         system: System message; chat only.
         instruction: Appended to the question on a line of its own, unless it says it already; an empty string
@@ -49,6 +57,7 @@ class Recipe:
     program: str = "self_consistency"
     policy: str | AllocationPolicy = "static"
     budget: int = 20
+    preset: str | None = None
     thresholds: Thresholds | None = None
     detect_at: int | None = None
     max_tokens: int | None = None
@@ -73,43 +82,57 @@ class Recipe:
             raise ConfigurationError(
                 "system and enable_thinking belong to chat prompts, but prompt_format is 'plain'."
             )
+        self._refuse_unknown_signals()
         self.build("What is 1+1?")
 
     def build(
-        self, question: str, *, program_id: str = "program"
+        self, question: UserQuestion, *, label: str = "question", repeat: int = 0
     ) -> tuple[ReasoningProgram, AllocationPolicy]:
         """A fresh program for one question, and its policy.
 
         Args:
-            question: The user's question; not empty.
-            program_id: Names the program among those of an engine, and sets its seed apart from theirs.
+            question: The user's question, a text or a conversation; not empty.
+            label: What the program is called in records and messages.
+            repeat: How often the same question came before: sets its seed apart from theirs.
 
         Raises:
-            InputError: The question is empty.
+            InputError: The question is empty or no question.
         """
         program = PROGRAMS[self.program](
             self.build_prompt(question),
             budget=self.budget,
-            sampling=self._build_sampling(program_id),
+            sampling=self._build_sampling(question, repeat),
             answer_format=self.answer_format,
-            program_id=program_id,
+            label=label,
         )
         return program, self.build_policy()
 
-    def build_prompt(self, question: str) -> Prompt:
-        """The prompt of every path: the question, then the instruction."""
-        if not question.strip():
-            raise InputError("Got an empty question but expected some text.")
-        text = question.strip()
+    def build_prompt(self, question: UserQuestion) -> Prompt:
+        """The prompt of every path: the question with the instruction at its end.
+
+        Raises:
+            InputError: The question is empty or no question.
+            ConfigurationError: A conversation for a plain prompt, or with a system message besides `system`.
+        """
+        *earlier, last = _read_messages(question)
+        text = last.content.strip()
         if self.instruction and self.instruction not in text:
             text = f"{text}\n{self.instruction}"
         if self.prompt_format == "plain":
+            if earlier:
+                raise ConfigurationError("Got a conversation but prompt_format is 'plain'. Expected a text.")
             return Prompt.plain(f"{text}\n\n")
-        return Prompt.chat(text, system=self.system, enable_thinking=self.enable_thinking)
+        if self.system is not None:
+            if any(message.role == "system" for message in earlier):
+                raise ConfigurationError("Got system and a conversation with a system message. Expected one.")
+            earlier.insert(0, Message(role="system", content=self.system))
+        messages = (*earlier, Message(role="user", content=text))
+        return Prompt((Chat(messages=messages, enable_thinking=self.enable_thinking),))
 
     def build_policy(self) -> AllocationPolicy:
         """The policy, with the options that it reads; an option that it does not read raises."""
         options: dict[str, Any] = {
+            "preset": self.preset,
             "thresholds": self.thresholds,
             "detect_at": self.detect_at,
             "max_tokens": self.max_tokens,
@@ -121,21 +144,92 @@ class Recipe:
         if self.policy not in POLICIES:
             raise name_unknown("policy", self.policy, POLICIES)
         policy = POLICIES[self.policy]
-        _refuse_unread(self.policy, given, tuple(item.name for item in fields(policy) if item.name != "name"))
-        return policy(**given)
+        read = [item.name for item in fields(policy) if item.name != "name"]
+        _refuse_unread(self.policy, given, [*read, "preset"] if policy is StaticThreshold else read)
+        return policy(**_expand_preset(given))
 
-    def _build_sampling(self, program_id: str) -> SamplingParams:
+    def _refuse_unknown_signals(self) -> None:
+        program, policy = PROGRAMS[self.program], self.build_policy()
+        if isinstance(policy, StaticThreshold):
+            for signal in sorted(set(policy.thresholds.to_dict()) - program.signals):
+                raise ConfigurationError(
+                    f"Got a threshold on {signal}, which {self.program} never knows. "
+                    f"It knows: {', '.join(sorted(program.signals))}."
+                )
+
+    def _build_sampling(self, question: UserQuestion, repeat: int) -> SamplingParams:
+        policy = self.build_policy()
+        needed = policy.thresholds.to_dict() if isinstance(policy, StaticThreshold) else {}
         return SamplingParams(
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
-            seed=derive_seed(self.seed, program_id),
-            logprobs=self.logprobs,
+            seed=derive_seed(self.seed, _identify(question), repeat),
+            logprobs=self.logprobs or "answer_probability" in needed,
         )
 
 
-def _refuse_unread(policy: str, given: Mapping[str, object], read: tuple[str, ...]) -> None:
+def count_repeats(questions: Iterable[UserQuestion]) -> Iterator[tuple[UserQuestion, int]]:
+    """Each question with how often it came before, for `Recipe.build`.
+
+    Examples:
+        >>> list(count_repeats(["a", "b", "a"]))
+        [('a', 0), ('b', 0), ('a', 1)]
+    """
+    seen: Counter[str] = Counter()
+    for question in questions:
+        identity = _identify(question)
+        yield question, seen[identity]
+        seen[identity] += 1
+
+
+def _identify(question: UserQuestion) -> str:
+    return (
+        question.strip() if isinstance(question, str) else json.dumps(question, sort_keys=True, default=repr)
+    )
+
+
+def _read_messages(question: UserQuestion) -> list[Message]:
+    """The turns of a question, the last of which is the user's and not empty."""
+    if isinstance(question, str):
+        turns: Sequence[Any] = ({"role": "user", "content": question},)
+    elif isinstance(question, Sequence) and question:
+        turns = question
+    else:
+        raise InputError(f"Got the question {question!r} but expected a text or a list of messages.")
+    messages = [_read_message(turn) for turn in turns]
+    if messages[-1].role != "user":
+        raise InputError(f"Got a conversation that ends with {messages[-1].role!r} but expected 'user'.")
+    if not messages[-1].content.strip():
+        raise InputError("Got an empty question but expected some text.")
+    return messages
+
+
+def _read_message(turn: Any) -> Message:
+    if not isinstance(turn, Mapping) or set(turn) != {"role", "content"}:
+        raise InputError(f"Got the message {turn!r} but expected {{'role': ..., 'content': ...}}.")
+    if turn["role"] not in ("system", "user", "assistant") or not isinstance(turn["content"], str):
+        raise InputError(
+            f"Got the message {turn!r} but expected a role of system, user or assistant, and a text."
+        )
+    return Message(role=turn["role"], content=turn["content"])
+
+
+def _expand_preset(given: dict[str, Any]) -> dict[str, Any]:
+    name = given.pop("preset", None)
+    if name is None:
+        return given
+    if name not in TABLE_1:
+        raise name_unknown("preset", name, TABLE_1)
+    if given:
+        raise ConfigurationError(
+            f"Got preset {name!r} and also {', '.join(given)}. Expected the one or the other."
+        )
+    return {"thresholds": TABLE_1[name].thresholds, "detect_at": TABLE_1[name].detect_at}
+
+
+def _refuse_unread(policy: str, given: Mapping[str, object], read: Sequence[str]) -> None:
     for name, value in given.items():
         if name not in read:
             raise ConfigurationError(

@@ -80,3 +80,40 @@ def test_a_running_engine_is_used_and_left_open():
 def test_solver_refuses_a_recipe_beside_its_fields():
     with pytest.raises(ConfigurationError, match="the one or the other"):
         hf_dynasor.Solver(recipe=hf_dynasor.Recipe(), budget=3)
+
+
+@pytest.mark.parametrize("option", ["engine", "dtype", "device"])
+def test_options_of_construction_are_refused_at_a_call(reason, option):
+    """They once were taken and ignored."""
+    with pytest.raises(ConfigurationError, match=option):
+        reason("What is 3+2?", **{option: "cpu"})
+
+
+def test_a_conversation_is_one_question(reason):
+    row = reason([{"role": "user", "content": "What is 7+8?"}], seed=0)
+    assert row["answer"] == "15"
+
+
+def test_a_list_and_a_single_question_draw_the_same(reason):
+    single = reason("What is 83*47-159?", seed=0, budget=3, policy="even")
+    (listed,) = reason(["What is 83*47-159?"], seed=0, budget=3, policy="even")
+    assert single["votes"] == listed["votes"]
+    assert single["usage"]["sampled"] == listed["usage"]["sampled"]
+
+
+def test_options_for_loading_are_refused_with_a_running_engine():
+    engine = hf_dynasor.make_engine(engine="generate")
+    try:
+        with pytest.raises(ConfigurationError, match="running engine"):
+            hf_dynasor.Solver(engine, dtype="bfloat16")
+    finally:
+        engine.close()
+
+
+def test_a_question_that_cannot_be_asked_ends_alone():
+    with hf_dynasor.Solver(seed=0, budget=2, policy="even") as solver:
+        outcomes = sorted(
+            solver.solve_many(["What is 2+2?", "", "What is 3+3?", None]), key=lambda item: item.index
+        )
+    assert [outcome.index for outcome in outcomes] == [0, 1, 2, 3]
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True, False]

@@ -5,6 +5,7 @@ import pytest
 from hf_dynasor.certaindex import Thresholds
 from hf_dynasor.core import Chat
 from hf_dynasor.errors import ConfigurationError, InputError
+from hf_dynasor.program import DEFAULT_INSTRUCTION
 from hf_dynasor.recipe import Recipe
 from hf_dynasor.scheduler import Even, Length, StaticThreshold
 
@@ -48,8 +49,75 @@ def test_an_empty_question_is_refused():
         Recipe().build("\n")
 
 
-def test_programs_of_other_ids_draw_with_other_seeds():
+def test_other_questions_and_repeats_draw_with_other_seeds():
     recipe = Recipe(seed=1)
-    seeds = {recipe.build("2+2?", program_id=name)[0].sampling.seed for name in ("a", "b")}
-    assert len(seeds) == 2
+
+    def seed(question, repeat=0):
+        return recipe.build(question, repeat=repeat)[0].sampling.seed
+
+    assert seed("2+2?") == seed(" 2+2? ")
+    assert len({seed("2+2?"), seed("2+3?"), seed("2+2?", 1)}) == 3
     assert Recipe().build("2+2?")[0].sampling.seed is None
+
+
+def test_the_instruction_is_not_said_twice():
+    text = f"What is 2+2? {DEFAULT_INSTRUCTION}"
+    assert Recipe().build_prompt(text).segments[0].messages[0].content == text
+
+
+def test_a_conversation_is_a_question():
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "2+2?"},
+    ]
+    messages = Recipe(system="Be brief.").build_prompt(turns).segments[0].messages
+    assert [message.role for message in messages] == ["system", "user", "assistant", "user"]
+    assert messages[-1].content.startswith("2+2?\nPlease")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [None, 3, [], [{"role": "user"}], [{"role": "robot", "content": "a"}], ["2+2?"], [{"role": "user", "content": 3}],
+     [{"role": "assistant", "content": "Hello"}]],
+)  # fmt: skip
+def test_what_is_no_question_is_refused(question):
+    with pytest.raises(InputError, match="expected"):
+        Recipe().build(question)
+
+
+def test_a_conversation_has_one_system_message_and_a_chat_template():
+    turns = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
+    with pytest.raises(ConfigurationError, match="Expected one"):
+        Recipe(system="c").build(turns)
+    with pytest.raises(ConfigurationError, match="Expected a text"):
+        Recipe(prompt_format="plain").build(turns)
+
+
+def test_a_preset_is_a_row_of_table_1():
+    assert Recipe(preset="sc/livecodebench").build_policy() == StaticThreshold(
+        thresholds=Thresholds(entropy=0.4), detect_at=5
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "sc/haiku"}, r"Unknown preset 'sc/haiku'. Known: .*sc/gsm8k"),
+        ({"preset": "sc/math", "detect_at": 3}, r"the one or the other"),
+        ({"preset": "sc/math", "policy": "even"}, r"does not read it"),
+        ({"preset": "mcts/asdiv"}, r"threshold on reward, which self_consistency never knows"),
+        ({"thresholds": Thresholds(reward=0.5)}, r"It knows: agreement, answer_probability, entropy"),
+        ({"budget": "5"}, r"whole number"),
+        ({"budget": 2.5}, r"whole number"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Recipe(**options)
+
+
+def test_a_threshold_on_answer_probability_asks_for_logprobs():
+    """It once was accepted and never acted, because only the command line switched log-probabilities on."""
+    assert Recipe(thresholds=Thresholds(answer_probability=0.9)).build("2+2?")[0].sampling.logprobs
+    assert not Recipe().build("2+2?")[0].sampling.logprobs

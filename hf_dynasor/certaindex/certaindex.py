@@ -55,7 +55,8 @@ class Thresholds:
     """A program is certain only if every signal named here exceeds its threshold, strictly (paper §3).
 
     Args:
-        entropy, agreement, answer_probability, reward: A value in [0, 1], or `None` to leave the signal out.
+        entropy, agreement, answer_probability, reward: A value in [0, 1), or `None` to leave the signal out:
+            no signal exceeds 1.
 
     Examples:
         >>> thresholds = Thresholds(entropy=0.75)
@@ -72,8 +73,10 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         for name, value in self.to_dict().items():
-            if not 0 <= value <= 1:
-                raise ConfigurationError(f"Got threshold {name} = {value} but expected a value in [0, 1].")
+            if not 0 <= value < 1:
+                raise ConfigurationError(
+                    f"Got threshold {name} = {value} but expected a value in [0, 1): no signal exceeds 1."
+                )
         if not self.to_dict():
             known = ", ".join(SIGNAL_NAMES)
             raise ConfigurationError(

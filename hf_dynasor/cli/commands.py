@@ -40,6 +40,8 @@ def run_solve(arguments: argparse.Namespace) -> int:
         answer = solver.solve(arguments.question, on_grant=None if arguments.json else _GrantPrinter(unit))
         seconds = clock.now() - begin
     _print(_solve_json(answer, seconds) if arguments.json else display.describe_answer(answer, seconds))
+    if answer.num_failed:
+        print(f"hf-dynasor: {answer.num_failed} samples failed and had no vote", file=sys.stderr)
     return 0
 
 
@@ -49,7 +51,7 @@ def run_eval(arguments: argparse.Namespace) -> int:
     file = read_questions(arguments.file)
     _report_broken_lines(file, arguments.file)
     questions = file.questions[: arguments.limit]
-    with _open_output(arguments.output) as rows, _open_engine(arguments) as engine:
+    with _open_engine(arguments) as engine, _open_output(arguments.output) as rows:
         if not arguments.json:
             _print(f"{len(questions)} questions from {arguments.file}\n{_describe_run(engine, recipe)}\n")
         with _ProgressBar(len(questions), rows) as progress:
@@ -90,6 +92,7 @@ def make_recipe(arguments: argparse.Namespace) -> Recipe:
         program=arguments.program,
         policy=arguments.policy,
         budget=arguments.budget,
+        preset=arguments.preset,
         thresholds=parse_thresholds(arguments.threshold),
         detect_at=arguments.detect_at,
         max_tokens=arguments.max_tokens,
@@ -98,9 +101,6 @@ def make_recipe(arguments: argparse.Namespace) -> Recipe:
         top_k=arguments.top_k,
         max_new_tokens=arguments.max_new_tokens,
         seed=arguments.seed,
-        logprobs=bool(
-            arguments.threshold and any("answer_probability" in text for text in arguments.threshold)
-        ),
         prompt_format=arguments.prompt_format,
         system=arguments.system,
         instruction=arguments.instruction,

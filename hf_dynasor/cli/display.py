@@ -34,8 +34,6 @@ def describe_answer(answer: Answer, seconds: float) -> str:
         f"saved:  {_describe_saving(answer)}",
         f"time:   {seconds:.1f} s",
     ]
-    if answer.num_failed:
-        lines.append(f"failed: {answer.num_failed} samples ended with an error and had no vote")
     return "\n".join(lines)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
 
-from hf_dynasor.certaindex import SIGNAL_NAMES, Thresholds
+from hf_dynasor.certaindex import SIGNAL_NAMES, TABLE_1, Thresholds
 from hf_dynasor.errors import ConfigurationError, EngineError, HFDynasorError
 from hf_dynasor.program import DEFAULT_INSTRUCTION
 from hf_dynasor.programs import PROGRAMS
@@ -138,7 +139,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     group.add_argument(
-        "--timeout", type=float, default=600.0, help="seconds to wait for a sample (default: 600)"
+        "--timeout", type=_seconds, default=600.0, help="seconds to wait for a sample (default: 600)"
     )
 
 
@@ -149,11 +150,12 @@ def _add_program_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--policy", default="static", help=f"one of: {', '.join(sorted(POLICIES))} (default: static)"
     )
+    group.add_argument("--preset", help=f"static: a row of the paper's Table 1: {', '.join(TABLE_1)}")
     group.add_argument(
         "--threshold",
         action="append",
         metavar="SIGNAL=X",
-        help=f"static: stop where the signal exceeds X in [0, 1]; repeatable; signals: {', '.join(SIGNAL_NAMES)} "
+        help=f"static: stop where the signal exceeds X in [0, 1); repeatable; signals: {', '.join(SIGNAL_NAMES)} "
         "(default: entropy=0.7, which means unanimity at 5 samples)",
     )
     group.add_argument(
@@ -187,7 +189,7 @@ def parse_thresholds(texts: Sequence[str] | None) -> Thresholds | None:
     """Thresholds from `SIGNAL=X` options.
 
     Raises:
-        ConfigurationError: A signal is unknown, named twice, or a value is no number in [0, 1].
+        ConfigurationError: A signal is unknown, named twice, or a value is no number in [0, 1).
     """
     if not texts:
         return None
@@ -206,7 +208,7 @@ def parse_thresholds(texts: Sequence[str] | None) -> Thresholds | None:
             values[name] = float(number)
         except ValueError:
             raise ConfigurationError(
-                f"Got --threshold {text!r} but expected a number in [0, 1] for {name}."
+                f"Got --threshold {text!r} but expected a number in [0, 1) for {name}."
             ) from None
     return Thresholds(**values)
 
@@ -215,6 +217,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"got {value} but expected at least 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {value} but expected seconds above 0")
     return value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from hf_dynasor.evaluation.questions import Question
 from hf_dynasor.evaluation.statistics import wilson_interval
 from hf_dynasor.grants import AllocationPolicy, Answer
 from hf_dynasor.program import ReasoningProgram
-from hf_dynasor.recipe import Recipe
+from hf_dynasor.recipe import Recipe, count_repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +26,15 @@ class QuestionResult:
     question: Question
     answer: Answer | None
     is_correct: bool
+    usage: Usage
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row, ready for JSON."""
         row = {"id": self.question.id, "reference": self.question.answer, "is_correct": self.is_correct}
-        return row | ({"error": self.error} if self.answer is None else self.answer.to_dict())
+        if self.answer is None:
+            return row | {"error": self.error, "usage": self.usage.to_dict()}
+        return row | self.answer.to_dict()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +66,8 @@ class EvaluationReport:
 
     @property
     def usage(self) -> Usage:
-        """Tokens over all questions."""
-        return sum((answer.usage for answer in self.answers), Usage())
+        """Tokens over all questions, those that ended with an error too."""
+        return sum((result.usage for result in self.results), Usage())
 
     @property
     def sequential_tokens(self) -> int:
@@ -117,7 +120,7 @@ def evaluate(
         on_result: Called as each question ends, for progress bars and files.
 
     Raises:
-        InputError: There are no questions.
+        InputError: There are no questions, or none of them could be solved (with the first one's error).
         EngineError: The engine died.
     """
     if not questions:
@@ -125,13 +128,17 @@ def evaluate(
     clock = clock or MonotonicClock()
     begin = clock.now()
     results: dict[int, QuestionResult] = {}
-    programs = (_build(recipe, question) for question in questions)
+    programs = _build_programs(recipe, questions)
     for outcome in run_many(programs, engine, max_active=max_active, timeout=timeout):
         result = _grade(questions[outcome.index], outcome, recipe)
         results[outcome.index] = result
         if on_result is not None:
             on_result(result)
     ordered = tuple(results[index] for index in range(len(questions)))
+    if all(result.error is not None for result in ordered):
+        raise InputError(
+            f"None of the {len(ordered)} questions could be solved; the first: {ordered[0].error}"
+        )
     return EvaluationReport(results=ordered, seconds=max(0.0, clock.now() - begin))
 
 
@@ -140,13 +147,19 @@ def estimate_full_tokens(report: EvaluationReport) -> int:
     return sum(answer.full_budget_tokens for answer in report.answers)
 
 
-def _build(recipe: Recipe, question: Question) -> tuple[ReasoningProgram, AllocationPolicy]:
-    return recipe.build(question.question, program_id=question.id)
+def _build_programs(
+    recipe: Recipe, questions: Sequence[Question]
+) -> Iterator[tuple[ReasoningProgram, AllocationPolicy]]:
+    repeats = count_repeats(question.question for question in questions)
+    for question, (text, repeat) in zip(questions, repeats, strict=True):
+        yield recipe.build(text, label=question.id, repeat=repeat)
 
 
 def _grade(question: Question, outcome: ProgramOutcome, recipe: Recipe) -> QuestionResult:
     if outcome.answer is None:
-        return QuestionResult(question=question, answer=None, is_correct=False, error=str(outcome.error))
+        return QuestionResult(
+            question=question, answer=None, is_correct=False, usage=outcome.usage, error=str(outcome.error)
+        )
     text = outcome.answer.text
     is_right = text is not None and is_correct(text, question.answer, format=recipe.answer_format)
-    return QuestionResult(question=question, answer=outcome.answer, is_correct=is_right)
+    return QuestionResult(question=question, answer=outcome.answer, is_correct=is_right, usage=outcome.usage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,9 @@ def read_questions(path: str | Path) -> QuestionFile:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split(
+            "\n"
+        )  # not splitlines: U+2028 may stand inside a text
     except OSError as error:
         raise InputError(
             f"Cannot read {path}: {error.strerror}. Expected a JSON-lines file of questions."
@@ -95,11 +98,21 @@ def _parse_line(line: str, number: int) -> Question:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON ({error.msg}, column {error.colno})") from None
+    except (RecursionError, ValueError) as error:  # too deep; a number of thousands of digits
+        raise InputError(f"not JSON that can be read ({error})") from None
     if not isinstance(row, dict):
         raise InputError(f"a JSON {type(row).__name__}, expected an object with question and answer")
     question, answer = row.get("question"), row.get("answer")
     if not isinstance(question, str) or not question.strip():
         raise InputError(f"question is {question!r}, expected a text that is not empty")
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not str(answer).strip():
+    if _has_surrogate(question):
+        raise InputError("question holds half of a surrogate pair, which is no character")
+    is_number = isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
+    if not is_number and not (isinstance(answer, str) and answer.strip()):
         raise InputError(f"answer is {answer!r}, expected a text or a number")
-    return Question(id=str(row.get("id", f"line-{number}")), question=question, answer=str(answer))
+    name = row.get("id")
+    return Question(id=f"line-{number}" if name is None else str(name), question=question, answer=str(answer))
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)

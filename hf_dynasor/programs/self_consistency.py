@@ -49,7 +49,7 @@ class SelfConsistency(ReasoningProgram):
         budget: Most samples.
         sampling: How each is decoded; its `seed` seeds the program, and each sample gets its own from it.
         answer_format: How answers are found and told apart.
-        program_id: Names it among the programs of an engine.
+        label: What people call it.
 
     Examples:
         >>> from hf_dynasor.drivers import run
@@ -62,6 +62,7 @@ class SelfConsistency(ReasoningProgram):
     """
 
     name = "self_consistency"
+    signals = frozenset({"entropy", "agreement", "answer_probability"})
 
     def __init__(
         self,
@@ -70,9 +71,9 @@ class SelfConsistency(ReasoningProgram):
         budget: int = 20,
         sampling: SamplingParams = DEFAULT_SAMPLING,
         answer_format: AnswerFormat = "auto",
-        program_id: str = "program",
+        label: str = "question",
     ) -> None:
-        super().__init__(program_id=program_id, knob=Knob(unit="samples", maximum=budget))
+        super().__init__(label=label, knob=Knob(unit="samples", maximum=budget))
         if sampling.temperature == 0 and budget > 1:
             raise ConfigurationError(
                 f"Got {sampling.temperature = } with {budget = }: greedy samples are all the same. "
@@ -98,11 +99,11 @@ class SelfConsistency(ReasoningProgram):
             self._observe(completion)
 
     def update_certaindex(self) -> None:
-        """Group the answers; a path that states none stands alone, so silence never looks like agreement."""
+        """Group the answers; a path that states none, or failed, stands alone: silence is never agreement."""
         # By index, not by arrival: the vote must not depend on which sample an engine finished first.
         self.samples.sort(key=lambda sample: sample.index)
         self._groups = group_answers([sample.answer for sample in self.samples], format=self.answer_format)
-        sizes = self._groups.sizes
+        sizes = (*self._groups.sizes, *(1 for _ in self._errors))
         self.certaindex = Certaindex(
             entropy=normalised_entropy(sizes),
             agreement=agreement(sizes) if self._groups.groups else None,
@@ -114,7 +115,7 @@ class SelfConsistency(ReasoningProgram):
         """The majority's answer; the group seen first wins a tie."""
         if not self.samples:
             errors = "; ".join(self._errors[:3]) or "no sample was granted"
-            raise ProgramError(f"No sample of {self.program_id!r} was finished: {errors}.")
+            raise ProgramError(f"No sample of {self.label!r} was finished: {errors}.")
         return self._groups.groups[0].representative if self._groups and self._groups.groups else None
 
     def list_votes(self) -> tuple[tuple[str, float], ...]:
@@ -126,7 +127,7 @@ class SelfConsistency(ReasoningProgram):
         """Its samples and where it stands, ready for JSON."""
         return {
             "program": self.name,
-            "program_id": self.program_id,
+            "label": self.label,
             "budget": self.knob.maximum,
             "grants": [record.to_dict() for record in self.trace],
             "samples": [

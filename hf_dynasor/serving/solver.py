@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_dynasor.drivers import DEFAULT_TIMEOUT, OnGrant, ProgramOutcome, run, run_many
+from hf_dynasor.drivers import DEFAULT_TIMEOUT, ProgramOutcome, run, run_many
 from hf_dynasor.engine import Engine
-from hf_dynasor.errors import ConfigurationError
-from hf_dynasor.grants import Answer
-from hf_dynasor.recipe import Recipe
+from hf_dynasor.errors import ConfigurationError, HFDynasorError
+from hf_dynasor.grants import AllocationPolicy, Answer
+from hf_dynasor.program import ReasoningProgram
+from hf_dynasor.program_run import OnGrant
+from hf_dynasor.recipe import Recipe, UserQuestion, count_repeats
 from hf_dynasor.serving.factory import EngineName, make_engine
 from hf_dynasor.serving.loading import EMBEDDED_NAME, LoadedModel
 
@@ -21,7 +24,7 @@ class Solver:
     Args:
         model: A hub name, a local folder, a `.gguf` file, a `LoadedModel`, a transformers
             `pipeline("text-generation", ...)`, or a running engine. By default the embedded reasoner.
-        engine: `generate`, `continuous`, or `auto`; see `hf_dynasor.serving.make_engine`.
+        engine: `generate`, `continuous`, or `auto` (the default); see `hf_dynasor.serving.make_engine`.
         dtype, device: Passed to `load_model`.
         timeout: Seconds to wait for the next completion.
         recipe: How questions are solved; or its fields as further keyword arguments.
@@ -36,9 +39,9 @@ class Solver:
         self,
         model: str | Path | LoadedModel | Engine | Any = EMBEDDED_NAME,
         *,
-        engine: EngineName = "auto",
-        dtype: str = "auto",
-        device: str = "auto",
+        engine: EngineName | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         recipe: Recipe | None = None,
         **options: Any,
@@ -48,11 +51,11 @@ class Solver:
         self._owns_engine = not isinstance(model, Engine)
         self.engine: Engine = _open_engine(model, engine, dtype, device)
 
-    def solve(self, question: str, *, on_grant: OnGrant | None = None) -> Answer:
+    def solve(self, question: UserQuestion, *, on_grant: OnGrant | None = None) -> Answer:
         """Solve one question.
 
         Args:
-            question: Any text that is not empty.
+            question: A text that is not empty, or a conversation that ends with the user's turn.
             on_grant: Called after each grant with its record.
 
         Raises:
@@ -63,13 +66,35 @@ class Solver:
         program, policy = self.recipe.build(question)
         return run(program, self.engine, policy, timeout=self.timeout, on_grant=on_grant)
 
-    def solve_many(self, questions: Iterable[str], *, max_active: int = 16) -> Iterator[ProgramOutcome]:
-        """Solve many questions over the one engine; each outcome is yielded as it is ready, with its index."""
-        programs = (
-            self.recipe.build(question, program_id=f"question-{index}")
-            for index, question in enumerate(questions)
-        )
-        return run_many(programs, self.engine, max_active=max_active, timeout=self.timeout)
+    def solve_many(
+        self, questions: Iterable[UserQuestion], *, max_active: int = 16
+    ) -> Iterator[ProgramOutcome]:
+        """Solve many questions over the one engine; each outcome is yielded as it is ready, with its index.
+
+        A question that cannot be asked ends alone, with its error in the outcome.
+
+        Raises:
+            EngineError: The engine died or fell silent.
+        """
+        refused: list[ProgramOutcome] = []
+        places: list[int] = []
+        programs = self._build_programs(questions, places, refused)
+        for outcome in run_many(programs, self.engine, max_active=max_active, timeout=self.timeout):
+            yield replace(outcome, index=places[outcome.index])
+            yield from _take_all(refused)
+        yield from _take_all(refused)
+
+    def _build_programs(
+        self, questions: Iterable[UserQuestion], places: list[int], refused: list[ProgramOutcome]
+    ) -> Iterator[tuple[ReasoningProgram, AllocationPolicy]]:
+        for index, (question, repeat) in enumerate(count_repeats(questions)):
+            try:
+                built = self.recipe.build(question, label=f"question-{index}", repeat=repeat)
+            except HFDynasorError as error:
+                refused.append(ProgramOutcome(index=index, error=error))
+                continue
+            places.append(index)
+            yield built
 
     def close(self) -> None:
         """Close the engine, unless it was handed over."""
@@ -84,19 +109,19 @@ class Solver:
 
 
 def solve(
-    question: str,
+    question: UserQuestion,
     *,
     model: str | Path | LoadedModel | Engine | Any = EMBEDDED_NAME,
-    engine: EngineName = "auto",
-    dtype: str = "auto",
-    device: str = "auto",
+    engine: EngineName | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
     on_grant: OnGrant | None = None,
     **options: Any,
 ) -> Answer:
     """Solve one question and let go of the model; for several questions keep a `Solver`.
 
     Args:
-        question: Any text that is not empty.
+        question: A text that is not empty, or a conversation that ends with the user's turn.
         model, engine, dtype, device: See `Solver`.
         on_grant: Called after each grant with its record.
         options: Fields of `Recipe`: `program`, `policy`, `budget`, `seed`, `temperature` and so on.
@@ -120,7 +145,17 @@ def _make_recipe(recipe: Recipe | None, options: dict[str, Any]) -> Recipe:
     return recipe if recipe is not None else Recipe(**options)
 
 
-def _open_engine(model: Any, engine: EngineName, dtype: str, device: str) -> Engine:
-    if isinstance(model, Engine):
-        return model
-    return make_engine(model, engine=engine, dtype=dtype, device=device)
+def _take_all(outcomes: list[ProgramOutcome]) -> Iterator[ProgramOutcome]:
+    while outcomes:
+        yield outcomes.pop(0)
+
+
+def _open_engine(model: Any, engine: EngineName | None, dtype: str | None, device: str | None) -> Engine:
+    if not isinstance(model, Engine):
+        return make_engine(model, engine=engine or "auto", dtype=dtype or "auto", device=device or "auto")
+    for name, value in {"engine": engine, "dtype": dtype, "device": device}.items():
+        if value is not None:
+            raise ConfigurationError(
+                f"Got {name} = {value!r} with a running engine, which has its own. Leave it out."
+            )
+    return model

@@ -8,14 +8,15 @@ from hf_dynasor.certaindex import SIGNAL_NAMES, TABLE_1, Certaindex, Thresholds
 from hf_dynasor.errors import ConfigurationError
 
 unit = st.floats(0, 1)
+threshold = st.floats(0, 1, exclude_max=True)
 
 
-@given(st.sampled_from(SIGNAL_NAMES), unit)
+@given(st.sampled_from(SIGNAL_NAMES), threshold)
 def test_a_signal_at_its_threshold_does_not_exceed_it(name, value):
     assert not Thresholds(**{name: value}).are_exceeded_by(Certaindex(**{name: value}, num_paths=5))
 
 
-@given(unit, unit, unit, unit)
+@given(unit, unit, threshold, threshold)
 def test_certain_means_that_every_signal_exceeds_its_own(entropy, reward, low, high):
     certain = Thresholds(entropy=low, reward=high).are_exceeded_by(Certaindex(entropy=entropy, reward=reward))
     assert certain == (entropy > low and reward > high)
@@ -29,9 +30,9 @@ def test_signals_without_a_threshold_do_not_matter():
     assert Thresholds(entropy=0.7).are_exceeded_by(Certaindex(entropy=1.0, reward=0.0))
 
 
-@pytest.mark.parametrize("value", [2, -0.1, float("nan")])
+@pytest.mark.parametrize("value", [2, 1, -0.1, float("nan")])
 def test_a_threshold_outside_the_unit_interval_is_refused_with_the_range(value):
-    with pytest.raises(ConfigurationError, match=r"expected a value in \[0, 1\]"):
+    with pytest.raises(ConfigurationError, match=r"expected a value in \[0, 1\)"):
         Thresholds(entropy=value)
 
 

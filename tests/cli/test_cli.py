@@ -128,10 +128,12 @@ def test_questions_are_printed_and_can_be_solved(capsys, tmp_path):
         (["--policy", "lucky"], r"Unknown policy 'lucky'. Known: even, length, static"),
         (["--budget", "0"], r"Got a budget of 0 samples but expected at least 1"),
         (["--budget", "-4"], r"Got a budget of -4 samples but expected at least 1"),
-        (["--threshold", "2"], r"entropy = 2.0 but expected a value in \[0, 1\]"),
-        (["--threshold", "entropy=x"], r"expected a number in \[0, 1\]"),
+        (["--threshold", "2"], r"entropy = 2.0 but expected a value in \[0, 1\)"),
+        (["--threshold", "entropy=x"], r"expected a number in \[0, 1\)"),
         (["--threshold", "mood=0.5"], r"one of entropy, agreement"),
         (["--policy", "even", "--detect-at", "3"], r"policy 'even' does not read it"),
+        (["--preset", "sc/haiku"], r"Unknown preset 'sc/haiku'"),
+        (["--threshold", "reward=0.5"], r"threshold on reward, which self_consistency never knows"),
         (["--detect-at", "0"], r"detect_at = 0"),
         (["--temperature", "-1"], r"temperature = -1.0 but expected 0"),
         (["--temperature", "0"], r"greedy samples are all the same"),
@@ -181,6 +183,27 @@ def test_a_folder_without_a_model_is_refused(capsys, tmp_path):
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(capsys, questions, tmp_path):
     code, _, err = run(capsys, "eval", questions, "--output", tmp_path / "no" / "rows.jsonl")
     assert (code, "Cannot write" in err) == (2, True)
+
+
+def test_an_output_is_not_emptied_by_a_run_that_never_began(capsys, questions, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("precious\n")
+    code, _, _ = run(capsys, "eval", questions, "--output", rows, "--model", "./no/such/folder")
+    assert (code, rows.read_text()) == (2, "precious\n")
+
+
+def test_questions_that_can_none_of_them_be_asked_are_an_error_and_no_accuracy(capsys, questions):
+    code, out, err = run(capsys, "eval", questions, "--json", "--max-new-tokens", 100_000)
+    assert (code, out) == (2, "")
+    assert "None of the 6 questions could be solved" in err
+
+
+@pytest.mark.parametrize("timeout", ["0", "nan", "-1"])
+def test_a_timeout_that_is_no_time_is_refused(capsys, timeout):
+    with pytest.raises(SystemExit) as stop:
+        main(["solve", "What is 7+8?", "--timeout", timeout])
+    assert stop.value.code == 2
+    assert "seconds above 0" in capsys.readouterr().err
 
 
 def test_a_missing_command_prints_the_help(capsys):

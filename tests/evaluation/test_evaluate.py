@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_dynasor.core import FinishReason
 from hf_dynasor.errors import ConfigurationError, InputError
 from hf_dynasor.evaluation import (
     Question,
@@ -21,8 +22,12 @@ from hf_dynasor.testing import Reply, ScriptedEngine, VirtualClock
 QUESTIONS = [Question(id=f"q{n}", question=f"What is {n}+{n}?", answer=str(2 * n)) for n in range(6)]
 
 
+def label(request):
+    return request.key.program_id.partition("#")[0]
+
+
 def right_but_for_q1(request):
-    number = int(request.key.program_id[1:])
+    number = int(label(request)[1:])
     return Reply(text=f"\\boxed{{{2 * number if number != 1 else 99}}}", num_tokens=10)
 
 
@@ -48,7 +53,7 @@ def test_results_keep_the_order_of_the_file():
 def test_a_question_that_ends_with_an_error_counts_as_wrong_and_the_rest_is_done():
     class Picky(ScriptedEngine):
         def submit(self, requests, sink):
-            if requests[0].key.program_id == "q0":
+            if label(requests[0]) == "q0":
                 raise ConfigurationError("too long")
             super().submit(requests, sink)
 
@@ -64,6 +69,39 @@ def test_each_question_draws_with_seeds_of_its_own():
     evaluate(QUESTIONS, Recipe(seed=0), engine)
     seeds = [request.sampling.seed for request in engine.submitted]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_the_same_question_draws_the_same_samples_wherever_it_stands():
+    def seeds(questions):
+        engine = ScriptedEngine(lambda request: Reply(text="\\boxed{1}"))
+        evaluate(questions, Recipe(seed=0, budget=2, policy="even"), engine, max_active=1)
+        return [request.sampling.seed for request in engine.submitted]
+
+    first, second = QUESTIONS[:2]
+    again = Question(id="again", question=first.question, answer="0")
+    assert seeds([first, second])[:2] == seeds([second, first])[2:]
+    repeated = seeds([first, again])
+    assert len(set(repeated)) == 4
+
+
+def test_when_no_question_can_be_solved_it_is_an_error_and_no_accuracy_of_zero():
+    class Refusing(ScriptedEngine):
+        def submit(self, requests, sink):
+            raise ConfigurationError("the model has no chat template")
+
+    with pytest.raises(InputError, match=r"None of the 6 questions.*no chat template"):
+        evaluate(QUESTIONS, Recipe(), Refusing([]))
+
+
+def test_tokens_of_questions_that_ended_with_an_error_are_counted():
+    def script(request):
+        if label(request) == "q0":
+            return Reply(finish_reason=FinishReason.FAILED, error="oops", num_tokens=100)
+        return right_but_for_q1(request)
+
+    report = evaluate(QUESTIONS, Recipe(), ScriptedEngine(script))
+    # Five failed samples of q0 agree on nothing, so its whole budget was spent on failures.
+    assert report.usage.net_tokens == 20 * 100 + 5 * 5 * 10
 
 
 def test_no_questions_are_refused():

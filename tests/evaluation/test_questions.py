@@ -55,3 +55,31 @@ def test_an_unreadable_file_is_refused_by_name(tmp_path, make):
         path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"questions\.jsonl"):
         read_questions(path)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "[" * 100_000,
+        '{"question": "q", "answer": ' + "9" * 5000 + "}",
+        line(question="\ud800"),
+        line(answer=float("nan")),
+    ],
+    ids=["deep", "digits", "surrogate", "nan"],
+)
+def test_odd_lines_are_broken_lines_and_no_traceback(bad):
+    file = parse_questions([line(), bad])
+    assert [broken.number for broken in file.broken_lines] == [2]
+
+
+def test_lines_are_split_at_newlines_alone_and_a_byte_order_mark_is_no_text(tmp_path):
+    """str.splitlines also splits at U+2028, which may stand inside a text."""
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(
+        b"\xef\xbb\xbf"
+        + '{"question": "a\u2028b", "answer": "1"}\r\n'.encode()
+        + b'{"question": "c", "answer": 2, "id": null}'
+    )
+    file = read_questions(path)
+    assert [question.question for question in file.questions] == ["a\u2028b", "c"]
+    assert file.questions[1].id == "line-2"

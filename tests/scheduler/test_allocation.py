@@ -69,9 +69,10 @@ def test_no_policy_exceeds_the_budget_or_goes_on_forever(policy, budget, entropi
 
 
 @pytest.mark.parametrize("policy", [StaticThreshold, Length])
-def test_a_detection_point_below_one_is_refused(policy):
-    with pytest.raises(ConfigurationError, match="detect_at = 0"):
-        policy(detect_at=0)
+@pytest.mark.parametrize("detect_at", [0, -1, 3.5])
+def test_a_detection_point_below_one_is_refused(policy, detect_at):
+    with pytest.raises(ConfigurationError, match=f"detect_at = {detect_at}"):
+        policy(detect_at=detect_at)
 
 
 def test_a_token_limit_below_one_is_refused():
@@ -90,10 +91,23 @@ def test_a_denial_needs_a_reason_and_a_grant_has_none():
         Decision(units=1, stop_reason=StopReason.BUDGET)
 
 
-@pytest.mark.parametrize(("maximum", "step"), [(0, 1), (-3, 1), (5, 6), (5, 0)])
-def test_a_knob_without_room_is_refused(maximum, step):
-    with pytest.raises(ConfigurationError, match="expected"):
-        Knob(unit="samples", maximum=maximum, step=step)
+@pytest.mark.parametrize("maximum", [0, -3, 2.5, "5"])
+def test_a_knob_without_room_is_refused(maximum):
+    with pytest.raises(ConfigurationError, match="whole number of at least 1"):
+        Knob(unit="samples", maximum=maximum)
+
+
+def test_reading_entropy_after_one_path_is_refused():
+    """One path has no entropy: such a threshold could never stop anything, and the budget was spent in silence."""
+    with pytest.raises(ConfigurationError, match="at least 2"):
+        StaticThreshold(detect_at=1)
+    StaticThreshold(detect_at=1, thresholds=Thresholds(reward=0.4))
+
+
+def test_a_spent_budget_tells_why_it_did_not_stop_earlier():
+    knob = Knob(unit="samples", maximum=20)
+    trace = (record(5, 5, entropy=0.41), record(15, 20, entropy=0.5))
+    assert "entropy 0.41 <= 0.70 at 5 samples" in StaticThreshold().allocate(knob, trace).explanation
 
 
 def test_thresholds_are_the_policys_own():
