@@ -309,6 +309,25 @@ def test_a_stream_gets_every_token_as_it_comes(reasoner):
     assert all(item.numel() == 1 for item in streamer.tokens[1:])
 
 
+def test_a_stream_that_breaks_ends_the_generation(reasoner):
+    """Peers' bug 14: a client's disconnect left the generation running."""
+    calls = []
+    handle = reasoner.model.register_forward_pre_hook(lambda *_: calls.append(1))
+
+    class Gone(Collect):
+        def put(self, value):
+            super().put(value)
+            if len(self.tokens) == 4:
+                raise ConnectionError("the reader went away")
+
+    batch = encode(reasoner.tokenizer, QUESTIONS[:1])
+    early_exit = EarlyExit(reasoner.tokenizer, NEVER)
+    with pytest.raises(ConnectionError):
+        reasoner.model.generate(**batch, custom_generate=early_exit, token_streamer=Gone(), max_new_tokens=60)
+    handle.remove()
+    assert len(calls) == 3
+
+
 def test_a_model_without_markers_is_led_to_its_answer():
     plain = make_plain_tokenizer()
     model = make_tiny_model(plain)

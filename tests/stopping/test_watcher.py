@@ -205,7 +205,8 @@ def test_engines_run_watched_requests_together(reasoner, engine_class):
             assert "</think>" in completion.text
 
 
-def test_an_engine_that_never_answers_is_given_up(tokenizer):
+def test_an_engine_that_never_answers_is_given_up_and_nothing_runs_on(tokenizer):
+    """Peers' bug 14: a client that went away left its generation running."""
     settings = WatchSettings(tokenizer=tokenizer)
     watch = StreamWatch(settings, KEY, [3, 4], SamplingParams())
     engine = ScriptedEngine(lambda request: Reply(is_held=True))
