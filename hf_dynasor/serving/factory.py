@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from hf_dynasor.engine import Engine
-from hf_dynasor.errors import UnsupportedError, name_unknown
+from hf_dynasor.errors import ConfigurationError, UnsupportedError, name_unknown
 from hf_dynasor.serving.continuous_engine import ContinuousBatchingEngine
 from hf_dynasor.serving.generate_engine import GenerateEngine
 from hf_dynasor.serving.loading import LoadedModel, from_pipeline, load_model
@@ -22,8 +22,8 @@ def make_engine(
     model: str | Path | LoadedModel | Any = EMBEDDED_NAME,
     *,
     engine: EngineName = "auto",
-    dtype: str = "auto",
-    device: str = "auto",
+    dtype: str | None = None,
+    device: str | None = None,
     **options: Any,
 ) -> Engine:
     """Make a local engine.
@@ -35,13 +35,13 @@ def make_engine(
             on samples of one question (`benchmarks/engine_speed.py`), and `continuous` on CUDA; where that cannot
             run the model, `generate` after a warning that says why. Ask for `continuous` where requests continue
             each other's text (trees, probes): it computes a shared beginning once.
-        dtype, device: For models that are still to be loaded; see `load_model`.
+        dtype, device: Only for models that are still to be loaded; see `load_model`. `auto` is the same as `None`.
         options: Passed on to the engine's class.
 
     Raises:
         ModelLoadError: The model cannot be loaded.
         UnsupportedError: The engine that was asked for cannot run the model.
-        ConfigurationError: An unknown engine, dtype or device.
+        ConfigurationError: An unknown engine, dtype or device, or one of the latter for a model that is loaded.
     """
     if engine not in ("auto", "continuous", "generate"):
         raise name_unknown("engine", engine, ["auto", "continuous", "generate"])
@@ -56,9 +56,14 @@ def make_engine(
     return GenerateEngine(loaded, **options)
 
 
-def _load(model: Any, dtype: str, device: str) -> LoadedModel:
-    if isinstance(model, LoadedModel):
-        return model
+def _load(model: Any, dtype: str | None, device: str | None) -> LoadedModel:
     if isinstance(model, (str, Path)):
         return load_model(model, dtype=dtype, device=device)
-    return from_pipeline(model)
+    loaded = model if isinstance(model, LoadedModel) else from_pipeline(model)
+    for option, value in (("dtype", dtype), ("device", device)):
+        if value not in (None, "auto"):
+            raise ConfigurationError(
+                f"Got {option}={value!r} for {loaded.name}, which is loaded already ({loaded.model.dtype} on "
+                f"{loaded.model.device}). Load it so to begin with, or leave {option} out."
+            )
+    return loaded

@@ -28,12 +28,15 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 # no such name, offline, no weights, broken JSON, broken safetensors, broken GGUF, unknown architecture,
 # weights of other shapes, a package that remote code or a quantised checkpoint needs).
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, SafetensorError)
-# Settings of a generation config that would change what is sampled; engines follow the request instead.
-LEFT_OUT_SETTINGS = {
+# Settings of a generation config that would change what is generated, with the value that changes nothing; engines
+# follow the request instead.
+LEFT_OUT_SETTINGS: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
     "encoder_repetition_penalty": 1.0,
     "min_p": None,
+    "top_h": None,
     "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
@@ -47,6 +50,14 @@ LEFT_OUT_SETTINGS = {
     "sequence_bias": None,
     "guidance_scale": None,
     "watermarking_config": None,
+    "exponential_decay_length_penalty": None,
+    "stop_strings": None,
+    "max_time": None,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "penalty_alpha": None,
+    "dola_layers": None,
+    "token_healing": None,
 }
 
 
@@ -111,8 +122,8 @@ class LoadedModel:
 def load_model(
     name_or_path: str | Path = EMBEDDED_NAME,
     *,
-    dtype: str = "auto",
-    device: str = "auto",
+    dtype: str | None = None,
+    device: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     local_files_only: bool | None = None,
@@ -122,10 +133,10 @@ def load_model(
 
     Args:
         name_or_path: A hub name, a local folder, a `.gguf` file, or `"embedded"` for the package's own reasoner.
-        dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU (equal tokens from every engine,
-            and quick on every CPU; bfloat16 is up to twice as fast where the CPU has instructions for it) and
-            the checkpoint's own elsewhere.
-        device: A torch device such as `cpu` or `cuda:1`, or `auto`: the accelerator if there is one.
+        dtype: `float32`, `bfloat16`, `float16`. `None` or `auto` takes float32 on a CPU (equal tokens from every
+            engine, and quick on every CPU; bfloat16 is up to twice as fast where the CPU has instructions for it)
+            and the checkpoint's own elsewhere.
+        device: A torch device such as `cpu` or `cuda:1`. `None` or `auto` takes the accelerator if there is one.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run code that comes with the checkpoint.
         local_files_only: Never ask the hub. `None` asks it only if it answers within a few seconds.
@@ -136,12 +147,12 @@ def load_model(
         ConfigurationError: An unknown dtype or device.
         MissingExtraError: A GGUF file without the `gguf` package.
     """
-    target = _pick_device(device)
-    precision = _pick_dtype(dtype, target)
+    target = _pick_device(device or "auto")
+    precision = _pick_dtype(dtype or "auto", target)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         options["revision"] = revision
-    source, name, where = locate_model(str(name_or_path), local_files_only)
+    source, name, where = locate_model(name_or_path, local_files_only)
     options |= where
     _refuse_encoder_decoder(name, source, options)
     try:
@@ -161,6 +172,9 @@ def load_model(
 def from_pipeline(pipe: Any) -> LoadedModel:
     """Use the model, tokenizer and generation config of a `pipeline("text-generation", ...)`.
 
+    Settings for its calls that the pipeline was made with (`max_new_tokens=3`) are left out: every request brings
+    its own. A warning names them.
+
     Raises:
         ModelLoadError: The pipeline is of another task, or has no tokenizer.
     """
@@ -170,7 +184,16 @@ def from_pipeline(pipe: Any) -> LoadedModel:
     if pipe.tokenizer is None:
         raise ModelLoadError("The pipeline has no tokenizer. Pass one: pipeline(..., tokenizer=...).")
     name = str(getattr(pipe.model, "name_or_path", "") or "pipeline")
-    config = getattr(pipe, "generation_config", None)
+    # Where transformers keeps the arguments of pipeline(...) that are meant for its calls.
+    given = {**getattr(pipe, "_generate_kwargs", {}), **getattr(pipe, "_forward_params", {})}
+    config = given.pop("generation_config", None) or getattr(pipe, "generation_config", None)
+    given.pop("tokenizer", None)
+    if given:
+        logger.warning(
+            "Left out of the pipeline of %s, as requests bring their own settings: %s",
+            name,
+            _format_settings(given),
+        )
     return prepare(
         LoadedModel(model=pipe.model, tokenizer=pipe.tokenizer, name=name, generation_config=config)
     )
@@ -187,14 +210,19 @@ def prepare(loaded: LoadedModel) -> LoadedModel:
         if getattr(config, name, None) not in (None, neutral)
     }
     if ignored:
-        settings = ", ".join(f"{name}={value!r}" for name, value in ignored.items())
         logger.warning(
             "Left out of %s's generation config, as SamplingParams has no such setting: %s",
             loaded.name,
-            settings,
+            _format_settings(ignored),
         )
     loaded.model.eval()
     return replace(loaded, generation_config=copy.deepcopy(config))
+
+
+def _format_settings(settings: dict[str, Any]) -> str:
+    plain = (bool, int, float, str, list, tuple, dict, type(None))
+    shown = {name: value if isinstance(value, plain) else type(value) for name, value in settings.items()}
+    return ", ".join(f"{name}={value!r}" for name, value in sorted(shown.items()))
 
 
 def _refuse_encoder_decoder(name: str, source: str, options: dict[str, Any]) -> None:

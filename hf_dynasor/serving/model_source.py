@@ -20,8 +20,10 @@ EMBEDDED_NAME = "embedded"
 _HUB_TIMEOUT_S = 5.0
 
 
-def locate_model(name: str, local_files_only: bool | None) -> tuple[str, str, dict[str, Any]]:
+def locate_model(source: str | Path, local_files_only: bool | None) -> tuple[str, str, dict[str, Any]]:
     """Where transformers should look.
+
+    The text `"embedded"` always names the package's own model; `"./embedded"` or `Path("embedded")` is the folder.
 
     Returns:
         What to pass as name, what to call it, and further options for `from_pretrained`.
@@ -30,9 +32,10 @@ def locate_model(name: str, local_files_only: bool | None) -> tuple[str, str, di
         ModelLoadError: Nothing that could be a model is there.
         MissingExtraError: A GGUF file without the `gguf` package.
     """
-    if name == EMBEDDED_NAME and not Path(name).exists():
+    if source == EMBEDDED_NAME:
         return str(_find_embedded()), EMBEDDED_NAME, {"local_files_only": True}
-    path = Path(name).expanduser()
+    name = str(source)
+    path = Path(source).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelLoadError(f"No such file: {name!r}.")
@@ -47,7 +50,7 @@ def locate_model(name: str, local_files_only: bool | None) -> tuple[str, str, di
         return str(path), path.name or name, {"local_files_only": True}
     if path.exists():
         raise ModelLoadError(f"{name!r} is a file, but neither a model folder nor a .gguf file.")
-    if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+    if isinstance(source, Path) or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise ModelLoadError(f"No such folder: {name!r}.")
     return name, name, {"local_files_only": _must_stay_local(local_files_only)}
 

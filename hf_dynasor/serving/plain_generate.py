@@ -14,7 +14,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from hf_dynasor.serving.loading import LoadedModel
+from hf_dynasor.serving.loading import LEFT_OUT_SETTINGS, LoadedModel
 
 Draw = Callable[[torch.Tensor], "list[int | None]"]
 
@@ -61,13 +61,31 @@ def generate_rows(loaded: LoadedModel, prompts: Sequence[Sequence[int]], draw: D
     )
     mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=loaded.model.device)
     rows = _RowDraw(draw, len(prompts), pad)
-    # Ends by `draw`; the bound is only a net under it.
-    config = GenerationConfig(do_sample=False, max_new_tokens=10**9, pad_token_id=pad)
     with torch.inference_mode():
         loaded.model.generate(
             ids,
             attention_mask=mask,
-            generation_config=config,
             logits_processor=LogitsProcessorList([rows]),
             stopping_criteria=StoppingCriteriaList([_RowsOver(rows)]),
+            **_make_neutral_settings(loaded),
         )
+
+
+def _make_neutral_settings(loaded: LoadedModel) -> dict[str, Any]:
+    """Settings under which `generate` only decodes, whatever the model's own generation config says.
+
+    As keyword arguments: where a `GenerationConfig` that is passed says `None`, the model's own fills it in.
+    """
+    known = vars(GenerationConfig())
+    neutral = {name: value for name, value in LEFT_OUT_SETTINGS.items() if name in known}
+    # Ends by `draw`; the bound is only a net under it.
+    return neutral | {
+        "do_sample": False,
+        "max_length": None,
+        "max_new_tokens": 10**9,
+        "pad_token_id": loaded.pad_token_id,
+        "eos_token_id": sorted(loaded.eos_token_ids) or None,
+        "use_cache": True,
+        "cache_implementation": None,
+        "return_dict_in_generate": False,
+    }

@@ -47,6 +47,21 @@ def test_a_users_pipeline_serves_as_the_engine(loaded: LoadedModel) -> None:
     assert len(done.token_ids) == 3
 
 
+@pytest.mark.parametrize(("option", "value"), [("dtype", "bfloat16"), ("device", "cuda:5")])
+def test_options_of_loading_are_refused_for_what_is_loaded(
+    option: str, value: str, loaded: LoadedModel
+) -> None:
+    """`make_engine(loaded, dtype="bfloat16", device="cuda:5")` gave float32 on the CPU."""
+    pipe = pipeline("text-generation", model=loaded.model, tokenizer=loaded.tokenizer, device="cpu")
+    for model in (loaded, pipe):
+        with pytest.raises(
+            ConfigurationError, match=rf"{option}='{value}' .*torch.float32 on cpu.*leave {option} out"
+        ):
+            make_engine(model, **{option: value})  # type: ignore[arg-type]
+        for not_given in ("auto", None):
+            make_engine(model, **{option: not_given}).close()  # type: ignore[arg-type]
+
+
 def test_a_path_is_loaded(loaded: LoadedModel, tmp_path: Path) -> None:
     loaded.model.save_pretrained(tmp_path)
     loaded.tokenizer.save_pretrained(tmp_path)

@@ -16,6 +16,7 @@ from transformers import GenerationConfig, pipeline
 from hf_dynasor.errors import ConfigurationError, MissingExtraError, ModelLoadError
 from hf_dynasor.serving import LoadedModel, from_pipeline, load_model
 from hf_dynasor.serving.loading import prepare
+from hf_dynasor.serving.model_source import locate_model
 from tests.serving.kit import make_model, make_tokenizer
 
 
@@ -59,6 +60,22 @@ def test_local_files_only_never_asks_the_hub() -> None:
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "a/b/c"])
 def test_a_folder_that_is_not_there_is_not_taken_for_a_hub_name(name: str) -> None:
     assert get_error(name) == f"No such folder: {name!r}."
+
+
+def test_a_folder_called_embedded_does_not_hide_the_embedded_model(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any folder of that name in the working directory broke the default model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "embedded").mkdir()
+    name = locate_model("embedded", None)[0]
+    assert (Path(name) / "config.json").is_file()
+    assert "no config.json" in get_error("./embedded")
+    shutil.copytree(folder, tmp_path / "embedded", dirs_exist_ok=True)
+    for source in ("./embedded", Path("embedded"), tmp_path / "embedded"):
+        assert load_model(source, device="cpu").max_context == 512
+    with pytest.raises(ModelLoadError, match="No such folder: 'elsewhere'"):
+        load_model(Path("elsewhere"), device="cpu")
 
 
 def test_folders_that_hold_no_model(folder: Path, tmp_path: Path) -> None:
@@ -112,6 +129,22 @@ def test_a_users_own_pipeline_is_taken_with_its_generation_config() -> None:
     taken = from_pipeline(pipe)
     assert taken.model is pipe.model
     assert taken.eos_token_ids == {2, 7}
+
+
+def test_settings_that_a_pipeline_was_made_with_are_named_as_left_out(
+    loaded: LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`pipeline(..., max_new_tokens=3)` gave answers of any length, without a word."""
+    parts = {"model": loaded.model, "tokenizer": loaded.tokenizer, "device": "cpu"}
+    with caplog.at_level(logging.WARNING, "hf_dynasor"):
+        from_pipeline(pipeline("text-generation", **parts))
+        assert not caplog.records
+        from_pipeline(pipeline("text-generation", max_new_tokens=3, stop_sequence="a", **parts))
+    (record,) = caplog.records
+    assert record.getMessage().endswith("own settings: max_new_tokens=3, stop_strings=['a']")
+    config = GenerationConfig(eos_token_id=[5, 6])
+    taken = from_pipeline(pipeline("text-generation", generation_config=config, **parts))
+    assert taken.eos_token_ids == {5, 6}
 
 
 def test_pipelines_of_other_tasks_are_refused(loaded: LoadedModel) -> None:

@@ -103,6 +103,60 @@ def test_other_architectures_equal_plain_generate(
             assert done.token_ids == generate_plainly(loaded, ids, request.sampling.max_new_tokens)
 
 
+# Everything that a generation config can say about tokens, and that would show in 12 of them.
+ACTIVE_SETTINGS = {
+    "repetition_penalty": 5.0,
+    "no_repeat_ngram_size": 2,
+    "encoder_repetition_penalty": 3.0,
+    "encoder_no_repeat_ngram_size": 1,
+    "suppress_tokens": list(range(3, 200)),
+    "begin_suppress_tokens": list(range(3, 250)),
+    "bad_words_ids": [[token_id] for token_id in range(150, 290)],
+    "forced_bos_token_id": 5,
+    "forced_eos_token_id": 6,
+    "min_new_tokens": 10,
+    "sequence_bias": [[[token_id], 50.0] for token_id in range(20, 30)],
+    "exponential_decay_length_penalty": (1, 9.0),
+    "watermarking_config": {"bias": 20.0},
+    "guidance_scale": 3.0,
+    "stop_strings": ["a", "e"],
+    "max_time": 1e-6,
+    "max_length": 3,
+    "num_beams": 3,
+    "penalty_alpha": 0.6,
+    "top_h": 0.5,
+    "min_p": 0.5,
+    "top_k": 4,
+    "do_sample": True,
+    "cache_implementation": "static",
+    "return_dict_in_generate": True,
+    "eos_token_id": list(range(3, 100)),
+}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 5.0, "no_repeat_ngram_size": 2},
+        {"num_return_sequences": 2, "do_sample": True},
+        *({name: value} for name, value in ACTIVE_SETTINGS.items()),
+    ],
+    ids="+".join,
+)
+def test_what_a_generation_config_says_is_left_out_of_recurrent_models(
+    settings: dict[str, object], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """They run through `model.generate`, which fills in whatever the model's own generation config says: a warning
+    said "left out", and the penalties were applied."""
+    loaded = load(make_mamba, tokenizer)
+    want = generate_plainly(loaded, PROMPTS[0], 12)
+    for name, value in settings.items():
+        setattr(loaded.model.generation_config, name, value)
+    with GenerateEngine(loaded) as engine:
+        done = complete(engine, *(ask(PROMPTS[0], str(index), max_new_tokens=12) for index in range(2)))
+    assert [item.token_ids for item in done] == [want, want]
+
+
 def test_recurrent_models_can_be_cancelled_and_closed(tokenizer: PreTrainedTokenizerFast) -> None:
     with GenerateEngine(load(make_mamba, tokenizer)) as engine:
         collector = Collector()
