@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-QUESTION ?= What is 47+58-3*6?
+QUESTION ?= What is 17*6+4?
 
 # One compute thread: several collapse as soon as anything else runs beside them.
 export OMP_NUM_THREADS ?= 1

@@ -98,7 +98,7 @@ def _report(pairs: list[Pair], arguments: argparse.Namespace) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-questions", type=int, default=200)
+    parser.add_argument("--num-questions", type=int, default=500)
     parser.add_argument("--num-seeds", type=int, default=3)
     parser.add_argument("--budget", type=int, default=20)
     parser.add_argument("--temperature", type=float, default=0.7)

@@ -25,7 +25,7 @@ thought, measures how certain its answer already is (its certaindex), and stops 
 
 _SOLVE_EPILOG = """\
 examples:
-  hf-dynasor solve "What is 47+58-3*6?"
+  hf-dynasor solve "What is 17*6+4?"
   hf-dynasor solve "What is 12*34?" --budget 40 --threshold entropy=0.9 --detect-at 8
   hf-dynasor solve "What is 2+2?" --model Qwen/Qwen3-0.6B --policy even --budget 5
   hf-dynasor solve "What is 2+2?" --model ./SmolLM2.Q4_1.gguf --json
