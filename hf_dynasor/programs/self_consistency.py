@@ -9,8 +9,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from hf_dynasor.answers import AnswerFormat, AnswerGroups, extract_answer, group_answers
-from hf_dynasor.answers.keys import check_format
+from hf_dynasor.answers import (
+    AnswerFormat,
+    AnswerGroups,
+    FoundAnswer,
+    check_format,
+    find_answer,
+    group_answers,
+)
 from hf_dynasor.certaindex import Certaindex, agreement, answer_probability, mean_signal, normalised_entropy
 from hf_dynasor.core import Completion, FinishReason, Generate, Prompt, SamplingParams
 from hf_dynasor.errors import ConfigurationError, ProgramError
@@ -144,13 +150,13 @@ class SelfConsistency(ReasoningProgram):
             self._errors.append(completion.error or "unknown error")
             return
         is_truncated = completion.finish_reason in (FinishReason.LENGTH, FinishReason.CANCELLED)
-        answer = extract_answer(completion.text, format=self.answer_format, is_truncated=is_truncated)
+        found = find_answer(completion.text, format=self.answer_format, is_truncated=is_truncated)
         self.samples.append(
             Sample(
                 index=int(completion.key.request_id.removeprefix("sample-")),
                 text=completion.text,
-                answer=answer,
-                probability=_find_probability(completion, answer),
+                answer=found.text if found else None,
+                probability=_read_probability(completion, found),
                 num_tokens=completion.usage.net_tokens,
                 finish_reason=completion.finish_reason,
             )
@@ -163,18 +169,14 @@ class SelfConsistency(ReasoningProgram):
         return mean_signal([value for value in probabilities if value is not None])
 
 
-def _find_probability(completion: Completion, answer: str | None) -> float | None:
-    """Geometric mean probability of the tokens that spell the answer where it was stated last."""
-    if answer is None or completion.logprobs is None or completion.offsets is None:
+def _read_probability(completion: Completion, found: FoundAnswer | None) -> float | None:
+    """Geometric mean probability of the tokens that spell the answer where it was found."""
+    if found is None or completion.logprobs is None or completion.offsets is None:
         return None
-    start = completion.text.rfind(answer)
-    if start < 0:
-        return None
-    end = start + len(answer)
     borders = [*completion.offsets, len(completion.text)]
     inside = [
         logprob
         for logprob, left, right in zip(completion.logprobs, borders[:-1], borders[1:], strict=True)
-        if left < end and right > start
+        if left < found.end and right > found.start
     ]
     return answer_probability(inside)

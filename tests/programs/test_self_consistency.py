@@ -149,26 +149,39 @@ def test_a_budget_of_nothing_is_refused():
         SelfConsistency(PROMPT, budget=0)
 
 
-def test_the_answer_probability_is_that_of_the_answers_own_tokens():
-    """The box holds 17 in two tokens of probability 0.5 and 0.8; the words before it do not count."""
-    program = SelfConsistency(PROMPT, budget=2)
-    flow = program.flow(Even())
-    (first, second) = next(flow)
-    for request in (first, second):
+def probability_of(text, pieces):
+    """The answer-probability signal of two equal samples whose tokens spell `text` piece by piece."""
+    flow = SelfConsistency(PROMPT, budget=2).flow(Even())
+    starts = [sum(len(piece) for piece, _ in pieces[:index]) for index in range(len(pieces))]
+    assert "".join(piece for piece, _ in pieces) == text
+    requests = next(flow)
+    for request in requests:
         completion = Completion(
             key=request.key,
-            text="It is \\boxed{17}.",
-            token_ids=(1, 2, 3, 4, 5),
-            logprobs=(math.log(0.1), math.log(0.2), math.log(0.5), math.log(0.8), math.log(0.3)),
-            offsets=(0, 6, 13, 14, 15),
+            text=text,
+            token_ids=tuple(range(len(pieces))),
+            logprobs=tuple(math.log(probability) for _, probability in pieces),
+            offsets=tuple(starts),
             finish_reason=FinishReason.EOS,
-            usage=Usage(sampled=5),
+            usage=Usage(sampled=len(pieces)),
         )
         try:
             flow.send(completion)
         except StopIteration as stop:
-            answer = stop.value
-    assert answer.certaindex.answer_probability == pytest.approx(math.sqrt(0.5 * 0.8))
+            return stop.value.certaindex.answer_probability
+    return None
+
+
+def test_the_answer_probability_is_that_of_the_answers_own_tokens():
+    """The box holds 17 in two tokens of probability 0.5 and 0.8; the words around it do not count."""
+    pieces = [("It is ", 0.1), ("\\boxed{", 0.2), ("1", 0.5), ("7", 0.8), ("}.", 0.3)]
+    assert probability_of("It is \\boxed{17}.", pieces) == pytest.approx(math.sqrt(0.5 * 0.8))
+
+
+def test_the_answer_probability_is_read_where_the_answer_stands():
+    """It once was read from the last place that spells it: here the 8 of "18 steps"."""
+    pieces = [("So \\boxed{", 0.9), ("8", 0.25), ("}. That took 1", 0.9), ("8", 1.0), (" steps.", 0.9)]
+    assert probability_of("So \\boxed{8}. That took 18 steps.", pieces) == pytest.approx(0.25)
 
 
 def test_without_logprobs_the_answer_probability_is_unknown():
