@@ -27,7 +27,7 @@ def main(name: str = str(REASONER_PATH)) -> None:
         return_tensors="pt",
         return_dict=True,
     )
-    early_exit = EarlyExit(tokenizer, AnswerConsistency(window=2, interval=16))  # new
+    early_exit = EarlyExit(tokenizer, AnswerConsistency(window=2, interval=16), closing="limited_time")  # new
     for label, options in (("plain", {}), ("early exit", {"custom_generate": early_exit})):  # new
         output = model.generate(**inputs, max_new_tokens=256, do_sample=False, **options)
         answers = output[:, inputs["input_ids"].shape[1] :]
