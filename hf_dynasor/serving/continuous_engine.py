@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +18,10 @@ import transformers
 from hf_dynasor.core import FinishReason
 from hf_dynasor.engine import Ability
 from hf_dynasor.errors import ConfigurationError, UnsupportedError
+from hf_dynasor.serving.failures import describe_death, describe_error, is_out_of_memory
 from hf_dynasor.serving.loading import LoadedModel
 from hf_dynasor.serving.local_engine import LocalEngine, check_positive
+from hf_dynasor.serving.model_source import first_line
 from hf_dynasor.serving.padded_batch import find_cache_kind
 from hf_dynasor.serving.sampling import draw_tokens
 from hf_dynasor.serving.tracks import Ledger, Track
@@ -46,7 +49,8 @@ class ContinuousBatchingEngine(LocalEngine):
             CPU and is left to transformers elsewhere.
 
     Raises:
-        UnsupportedError: Continuous batching cannot run the model, or this release of transformers is unknown.
+        UnsupportedError: Continuous batching cannot run the model, this release of transformers is unknown, or
+            there is not enough memory for the cache. The model is left as it was.
     """
 
     def __init__(
@@ -68,15 +72,13 @@ class ContinuousBatchingEngine(LocalEngine):
         name = f"continuous({loaded.name})"
         ledger = Ledger(name)
         backend = _PagedBackend(ledger)
-        try:
-            sizes = _choose_sizes(loaded, page_size, num_blocks, max_batch_tokens)
-            backend.loop = internals.PagedLoop(loaded.model, backend, **sizes)
-        except ValueError as error:
-            raise UnsupportedError(
-                f"Continuous batching cannot run {loaded.name}: {error}. {_ADVICE}"
-            ) from error
+        sizes = _choose_sizes(loaded, page_size, num_blocks, max_batch_tokens)
+        backend.loop = _make_loop(internals, loaded, backend, sizes)
         abilities = {Ability.SEEDS, Ability.LOGPROBS, Ability.STREAM, Ability.PREFIX_REUSE}
-        super().__init__(name, loaded, frozenset(abilities), ledger, backend)
+        with ExitStack() as undo:
+            undo.callback(backend.stop, 0.0)
+            super().__init__(name, loaded, frozenset(abilities), ledger, backend)
+            undo.pop_all()
         self._paged = backend
         backend.loop.start()
 
@@ -91,6 +93,7 @@ class _PagedBackend:
     loop: PagedLoop
 
     def __init__(self, ledger: Ledger) -> None:
+        self.name = ledger.name
         self._ledger = ledger
         self._tracks: dict[str, Track] = {}
         self._lock = threading.Lock()
@@ -107,11 +110,14 @@ class _PagedBackend:
             )
 
     def start(self, tracks: Sequence[Track]) -> None:
-        """Queue tracks."""
-        for track in tracks:
-            with self._lock:
-                self._tracks[track.serial] = track
-            self.loop.add(track.serial, track.prompt_ids, track.request.sampling.max_new_tokens)
+        """Queue all tracks or none."""
+        with ExitStack() as undo:
+            for track in tracks:
+                with self._lock:
+                    self._tracks[track.serial] = track
+                undo.callback(self._withdraw, track)
+                self.loop.add(track.serial, track.prompt_ids, track.request.sampling.max_new_tokens)
+            undo.pop_all()
 
     def cancel(self, tracks: Sequence[Track]) -> None:
         """Have tracks dropped before the next step."""
@@ -122,7 +128,7 @@ class _PagedBackend:
         """End the loop."""
         self._is_stopping = True
         if not self.loop.stop(timeout_s):
-            logger.warning("The thread of %s did not end within %s s.", self._ledger.name, timeout_s)
+            logger.warning("The thread of %s did not end within %s s.", self.name, timeout_s)
 
     def draw(self, names: Sequence[str], logits: torch.Tensor) -> list[int]:
         """Draw for the requests that are still wanted; the others get a token that nobody sees."""
@@ -169,8 +175,12 @@ class _PagedBackend:
         if self._is_stopping and error is None:
             self._ledger.end("is closed.", FinishReason.CANCELLED)
         else:
-            cause = f"{type(error).__name__}: {error}" if error else "its thread ended"
-            self._ledger.end(f"died: {cause}", FinishReason.FAILED, cause)
+            why = describe_death(error, sizes="num_blocks or max_batch_tokens")
+            self._ledger.end(why, FinishReason.FAILED, describe_error(error))
+
+    def _withdraw(self, track: Track) -> None:
+        track.is_settled = True  # nobody was told that it was taken, so nobody hears of it
+        self._drop(track)
 
     def _drop(self, track: Track) -> None:
         self.loop.cancel(track.serial)
@@ -195,6 +205,23 @@ def _import_internals() -> Any:
             + _ADVICE
         ) from error
     return _transformers_internals
+
+
+def _make_loop(
+    internals: Any, loaded: LoadedModel, backend: _PagedBackend, sizes: dict[str, int | None]
+) -> PagedLoop:
+    try:
+        loop: PagedLoop = internals.PagedLoop(loaded.model, backend, **sizes)
+    except ValueError as error:
+        raise UnsupportedError(f"Continuous batching cannot run {loaded.name}: {error}. {_ADVICE}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UnsupportedError(
+            f"There is not enough memory for the cache of {backend.name} (num_blocks={sizes['num_blocks']}): "
+            f"{first_line(error)}. Lower num_blocks. {_ADVICE}"
+        ) from error
+    return loop
 
 
 def _choose_sizes(

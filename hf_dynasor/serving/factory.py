@@ -48,12 +48,16 @@ def make_engine(
     loaded = _load(model, dtype, device)
     if engine == "continuous":
         return ContinuousBatchingEngine(loaded, **options)
-    if engine == "auto" and loaded.model.device.type == "cuda":
+    if engine == "auto" and _is_on_cuda(loaded):
         try:
             return ContinuousBatchingEngine(loaded, **options)
         except UnsupportedError as error:
             logger.warning("Falling back to GenerateEngine: %s", error)
     return GenerateEngine(loaded, **options)
+
+
+def _is_on_cuda(loaded: LoadedModel) -> bool:
+    return bool(loaded.model.device.type == "cuda")
 
 
 def _load(model: Any, dtype: str | None, device: str | None) -> LoadedModel:

@@ -16,6 +16,7 @@ import torch
 
 from hf_dynasor.core import FinishReason
 from hf_dynasor.engine import Ability
+from hf_dynasor.serving.failures import describe_death, describe_error
 from hf_dynasor.serving.loading import LoadedModel
 from hf_dynasor.serving.local_engine import LocalEngine, check_positive
 from hf_dynasor.serving.padded_batch import PaddedBatch, find_cache_kind
@@ -129,11 +130,12 @@ class _Worker:
             Exception
         ) as error:  # the boundary: whatever the model raises must reach the callers as failed completions
             logger.exception("%s died.", self._ledger.name)
-            cause = f"{type(error).__name__}: {error}"
-            self._ledger.end(f"died: {cause}", FinishReason.FAILED, cause)
+            why = describe_death(error, sizes="max_batch_size or max_cache_tokens")
+            self._ledger.end(why, FinishReason.FAILED, describe_error(error))
         finally:
             if not self._is_stopping:  # also where something worse than an exception ended the thread
-                self._ledger.end("died: its thread ended.", FinishReason.FAILED, "the engine's thread ended")
+                why = describe_death(None, sizes="")
+                self._ledger.end(why, FinishReason.FAILED, describe_error(None))
             self._running, self._batch = [], self._make_batch()  # frees the keys and values
 
     def _wait_for_work(self) -> bool:

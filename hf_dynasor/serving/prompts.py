@@ -10,6 +10,9 @@ from hf_dynasor.core import Chat, Prompt, Segment, TokenIds
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.serving.loading import LoadedModel
 
+# A template's own refusals and mistakes, and what Python raises out of its expressions.
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError)
+
 
 class PromptEncoder:
     """Encodes prompts segment by segment, so that a longer prompt begins with the ids of the shorter one."""
@@ -26,7 +29,7 @@ class PromptEncoder:
 
         Raises:
             ConfigurationError: A conversation for a model without chat template, a template that refuses it,
-                an id outside the vocabulary, or nothing to continue.
+                half a character (a lone surrogate), an id outside the vocabulary, or nothing to continue.
         """
         ids: list[int] = []
         for index, segment in enumerate(prompt.segments):
@@ -56,15 +59,18 @@ class PromptEncoder:
             return list(segment.ids)
         if isinstance(segment, Chat):
             return self._encode_chat(segment)
+        _refuse_surrogates(segment, "the prompt's text")
         ids: list[int] = self._tokenizer.encode(segment, add_special_tokens=False)
         return [*self._bos, *ids] if is_first and ids[: len(self._bos)] != self._bos else ids
 
     def _encode_chat(self, chat: Chat) -> list[int]:
         if not getattr(self._tokenizer, "chat_template", None):
             raise ConfigurationError(
-                f"{self._name} has no chat template. Use a plain prompt (Prompt.plain(...), --prompt-format plain), "
-                "or set tokenizer.chat_template."
+                f"{self._name} has no chat template. Use a plain prompt (prompt_format='plain', --prompt-format plain, "
+                "Prompt.plain(...)), or set tokenizer.chat_template."
             )
+        for message in chat.messages:
+            _refuse_surrogates(message.content, f"the {message.role} message")
         options: dict[str, Any] = (
             {} if chat.enable_thinking is None else {"enable_thinking": chat.enable_thinking}
         )
@@ -73,11 +79,22 @@ class PromptEncoder:
             ids = self._tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False, **options
             )
-        except TemplateError as error:
+        except TEMPLATE_ERRORS as error:
             raise ConfigurationError(
                 f"{self._name}'s chat template refuses the conversation: {error}"
             ) from error
         return [int(token_id) for token_id in ids]
+
+
+def _refuse_surrogates(text: str, where: str) -> None:
+    """Raise `ConfigurationError` for half of a UTF-16 pair, which is no character and has no bytes in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"Got the lone surrogate U+{ord(text[error.start]):04X} at position {error.start} of {where}, which no "
+            "tokenizer can encode. Remove it, or repair the text where it is decoded (errors='replace')."
+        ) from error
 
 
 def _find_leading_special_ids(tokenizer: Any) -> list[int]:

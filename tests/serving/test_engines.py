@@ -234,39 +234,6 @@ def test_close_ends_what_runs_and_refuses_what_comes(engine: LocalEngine) -> Non
     assert collector.queue.empty()
 
 
-def test_a_failing_model_fails_its_requests_and_the_engine_says_so(open_engine) -> None:  # type: ignore[no-untyped-def]
-    tokenizer = make_tokenizer()
-    broken = prepare(LoadedModel(model=make_model(tokenizer), tokenizer=tokenizer, name="tiny"))
-    calls = iter(range(1000))
-
-    def fail(*args: object) -> None:
-        if next(calls) >= 3:
-            raise RuntimeError("out of memory")
-
-    broken.model.register_forward_pre_hook(fail)
-    engine = open_engine(broken)
-    done = complete(engine, *(ask("abc", f"r{index}", max_new_tokens=50) for index in range(4)))
-    for item in done:
-        assert item.finish_reason is FinishReason.FAILED
-        assert item.error is not None
-        assert "out of memory" in item.error
-        assert len(item.token_ids) == 3
-    with pytest.raises(EngineError, match="out of memory"):
-        engine.check_health()
-    with pytest.raises(EngineError, match="out of memory"):
-        engine.submit([ask("abc")], Collector())
-
-
-def test_a_broken_sink_ends_only_its_own_requests(engine: LocalEngine) -> None:
-    def sink(event: object) -> None:
-        raise RuntimeError("event loop is closed")
-
-    engine.submit([ask("abc", "bad", stream=True, max_new_tokens=100)], sink)
-    (good,) = complete(engine, ask("abc", "good", max_new_tokens=10))
-    assert good.finish_reason is FinishReason.LENGTH
-    engine.check_health()
-
-
 def test_a_key_in_flight_is_refused_and_nothing_of_the_call_is_taken(engine: LocalEngine) -> None:
     collector = Collector()
     engine.submit([ask("abc", "a", max_new_tokens=300)], collector)
@@ -290,6 +257,14 @@ def test_what_cannot_run_is_refused_at_once(engine: LocalEngine) -> None:
         engine.submit([ask(Prompt((TokenIds(ids=(5000,)),)))], collector)
     assert engine.num_in_flight == 0
     engine.submit([], collector)
+
+
+def test_a_text_that_cannot_be_encoded_is_refused(engine: LocalEngine) -> None:
+    """A lone surrogate in a question came out of `submit` as a TypeError of the tokenizer."""
+    for prompt in (Prompt.plain("ab\ud800"), Prompt.chat("ab\ud800")):
+        with pytest.raises(ConfigurationError, match=r"U\+D800 at position 2"):
+            engine.submit([ask("abc", "fits"), ask(prompt, "bad")], Collector())
+    assert engine.num_in_flight == 0
 
 
 def test_messages_are_never_changed_after_delivery(engine: LocalEngine) -> None:

@@ -66,6 +66,47 @@ def test_a_template_that_refuses_is_a_clear_error(loaded: LoadedModel) -> None:
         encoder.encode(Prompt.chat("a"))
 
 
+def test_a_lone_surrogate_is_named_with_its_place(loaded: LoadedModel) -> None:
+    """The tokenizer raised `TypeError: TextEncodeInput must be Union...`."""
+    encoder = PromptEncoder(loaded)
+    cases = {
+        "prompt's text": Prompt.plain("ok") + "ab\udc80c",
+        "user message": Prompt.chat("ab\udc80c"),
+        "system message": Prompt.chat("fine", system="ab\udc80"),
+    }
+    for where, prompt in cases.items():
+        with pytest.raises(ConfigurationError, match=rf"U\+DC80 at position 2 of the {where}") as caught:
+            encoder.encode(prompt)
+        str(caught.value).encode()  # can be printed
+    encoder.encode(Prompt.plain("🙂 is a pair of surrogates elsewhere, and one character here"))
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}",
+            "System role not supported",
+        ),
+        ("{{ messages[0].nothing.more }}", "nothing"),
+        ("{% if %}", "Expected an expression"),
+        ("{{ messages[0].content + 1 }}", "can only concatenate str"),
+        ("{{ 1 // 0 }}", "division"),
+    ],
+)
+def test_what_a_template_raises_is_a_configuration_error(
+    template: str, message: str, loaded: LoadedModel
+) -> None:
+    """Whatever a template does, its own message must reach the user as one error of this package."""
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    tokenizer.chat_template = template
+    encoder = PromptEncoder(LoadedModel(model=loaded.model, tokenizer=tokenizer, name="tiny"))
+    with pytest.raises(
+        ConfigurationError, match=f"tiny's chat template refuses the conversation: .*{message}"
+    ):
+        encoder.encode(Prompt.chat("a", system="Be brief."))
+
+
 def test_unknown_ids_and_empty_prompts_are_refused(loaded: LoadedModel) -> None:
     encoder = PromptEncoder(loaded)
     with pytest.raises(ConfigurationError, match="999999"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -21,9 +22,29 @@ _ATTENTION_NAME = "hf_dynasor_paged"
 class PagedManager(continuous_api.ContinuousBatchingManager):  # type: ignore[misc]
     """Lets a model with SDPA attention attend to each request's own pages instead of masking all pages at once."""
 
+    _has_borrowed = False
+
+    def __init__(self, model: Any, *args: Any) -> None:
+        with ExitStack() as undo:
+            self.model, self._original_attn_impl = model, None
+            undo.callback(self.give_attention_back)
+            super().__init__(model, *args)
+            undo.pop_all()
+
     def switch_to_cb_friendly_attn(self, model: Any, auto_switch_to_flash: bool = True) -> None:
-        if not _borrow_attention(model):
+        self._has_borrowed = _borrow_attention(model)
+        if not self._has_borrowed:
             super().switch_to_cb_friendly_attn(model, auto_switch_to_flash)
+
+    def give_attention_back(self) -> None:
+        """Leave the model as it was found, unless another engine still needs it so. Safe to call twice."""
+        with _borrowers_lock:
+            has_borrowed, self._has_borrowed = self._has_borrowed, False
+            original, self._original_attn_impl = self._original_attn_impl, None
+            if has_borrowed:
+                _return_attention(self.model)
+            elif original is not None:
+                self.model.set_attn_implementation(original)
 
 
 _borrowers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -41,13 +62,11 @@ def _borrow_attention(model: Any) -> bool:
         return is_ours
 
 
-def return_attention(model: Any) -> None:
-    with _borrowers_lock:
-        count = _borrowers.pop(model, 0) - 1
-        if count > 0:
-            _borrowers[model] = count
-        elif count == 0:
-            model.set_attn_implementation("sdpa")
+def _return_attention(model: Any) -> None:
+    _borrowers[model] -= 1
+    if not _borrowers[model]:
+        del _borrowers[model]
+        model.set_attn_implementation("sdpa")
 
 
 def _prefers_flash(model: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching import continuous_api
 
 from hf_dynasor.errors import EngineError
-from hf_dynasor.serving._transformers_internals.attention import PagedManager, return_attention
+from hf_dynasor.serving._transformers_internals.attention import PagedManager
 from hf_dynasor.serving._transformers_internals.observed import (
     SCHEDULER_NAME,
     Observer,
@@ -74,12 +75,14 @@ class PagedLoop:
         )
         generation = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
         self._observer = observer
-        self._model = model
         with torch.no_grad():
             self._manager = PagedManager(model, generation, config)
         self._manager.output_router = SilentRouter()
         self._manager.logit_processor = make_processors(observer)
-        self._manager.warmup()  # makes the cache; without CUDA graphs it computes nothing
+        with ExitStack() as undo:
+            undo.callback(self._manager.give_attention_back)
+            self._manager.warmup()  # makes the cache; without CUDA graphs it computes nothing
+            undo.pop_all()
         self._processor: Any = self._manager.batch_processor
         self._processor.scheduler.observer = observer
         self._processor.scheduler.page_size = page_size
@@ -116,7 +119,11 @@ class PagedLoop:
 
     def stop(self, timeout_s: float) -> bool:
         """End the loop at its next step; returns whether it ended within the time."""
-        if self._thread is threading.current_thread() or not self._thread.ident:
+        if not self._thread.ident:  # never started
+            self._manager.give_attention_back()
+            self._manager.batch_processor = self._processor = None
+            return True
+        if self._thread is threading.current_thread():
             self._manager.background_thread_status.request_stop(
                 continuous_api.BackgroundThreadStatus.HARD_STOP, 0
             )
@@ -126,11 +133,11 @@ class PagedLoop:
         if is_over:
             self._manager.destroy()
             self._processor = None  # frees the pages
-            return_attention(self._model)
         return is_over
 
     def _run(self) -> None:
         try:
             self._manager._run_generation_loop()
         finally:
+            self._manager.give_attention_back()
             self._observer.end(self._manager.background_thread_status.fatal_error)
