@@ -16,6 +16,9 @@ from hf_dynasor.answers.notation import tidy, unwrap
 TOLERANCE = Fraction(1, 10**6)
 """Largest difference from a reference that is no integer; an integer is right or wrong."""
 
+RELATIVE_TOLERANCE = Fraction(1, 10**5)
+"""Largest difference as a share of the reference, so that a small one asks for six digits, not six decimals."""
+
 _PERCENT = re.compile(r"(?:\\?%|\bpercent\b|\bpct\b)\s*$", re.IGNORECASE)
 _BASE = re.compile(r"_\{?\d+\}?$")
 
@@ -71,7 +74,8 @@ def _is_close(given: Fraction, expected: Fraction, is_percentage: bool, expects_
 
 
 def _is_near(given: Fraction, expected: Fraction) -> bool:
-    return given == expected or (expected.denominator != 1 and abs(given - expected) < TOLERANCE)
+    tolerance = min(TOLERANCE, RELATIVE_TOLERANCE * abs(expected))
+    return given == expected or (expected.denominator != 1 and abs(given - expected) < tolerance)
 
 
 def _is_percentage(text: str) -> bool:

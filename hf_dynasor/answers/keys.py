@@ -103,7 +103,7 @@ def _read_auto(answer: str, timeout: float) -> AnswerKey | None:
 def _read_number(answer: str, timeout: float) -> AnswerKey | None:
     bare = strip_unit(tidy(unwrap(answer)))
     number = parse_number(bare)
-    if number is None and not _looks_like_formula(bare):
+    if number is None and not _looks_like_formula(bare) and not _CHANGED.search(bare):
         values = {number.value for number in find_numbers(bare)}
         number = values.pop() if len(values) == 1 else None
     if number is not None:
@@ -161,6 +161,9 @@ def _normalise_words(answer: str) -> str:
 _PUNCTUATION = " .,;:!?\"'`*…“”‘’"
 
 
+_CHANGED = re.compile(r"\b(?:squared|cubed|factorial|negative|minus|below|beneath)\b", re.IGNORECASE)
+"""Words in running text that make a number another one."""
+
 _COMMAND = re.compile(r"\\(?:begin|end)\{[A-Za-z]+\}|\\[A-Za-z]+")
 _OPERATOR = re.compile(r"[\\\d^_=+*/<>|()\[\]{}-]")
 
@@ -180,10 +183,14 @@ def _read_formula(text: str, timeout: float) -> AnswerKey:
     """The key of a tidied formula. Its own text where it is unsafe, cannot be parsed or takes too long."""
     members = _compute(text, timeout) if is_safe(text) else None
     if members is None:
-        return AnswerKey(kind="text", value="".join(text.split()))
+        return AnswerKey(kind="text", value=_IDLE_SPACE.sub("", " ".join(text.split())))
     value = members[0] if len(members) == 1 else "{" + ", ".join(members) + "}"
     return AnswerKey(kind="number" if _RATIONAL.fullmatch(value) else "math", value=value)
 
+
+_IDLE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
+_SIDE_BY_SIDE = re.compile(r"[\d.]\s+[\d.]")
+"""Numbers without an operator: no parser may add or multiply them."""
 
 _RATIONAL = re.compile(r"-?\d+(?:/\d+)?")
 _INFINITIES = {r"\infty": "oo", r"+\infty": "oo", r"-\infty": "-oo"}
@@ -199,6 +206,8 @@ def _compute(text: str, timeout: float) -> tuple[str, ...] | None:
         leaf: (value,) for leaf in leaves if (value := _read_plain(leaf)) is not None
     }
     hard = tuple(leaf for leaf in leaves if leaf not in values)
+    if any(_SIDE_BY_SIDE.search(leaf) for leaf in hard):
+        return None
     computed = FORMULAS.canonicalise(hard, timeout=timeout) if hard else ()
     if computed is None:
         return None

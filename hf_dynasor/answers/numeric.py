@@ -11,36 +11,24 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from hf_dynasor.answers.units import CURRENCY, read_factor, read_unit
+
 MAX_DIGITS = 200
+MAX_FACTOR = 40
+"""Characters after a number inside running text in which a scale such as `hundred million` is read."""
 
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
-_DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?:[ ]\d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+"
+_DECIMAL = r"(?:\d{1,3}(?:,\d{3}){1,66}(?![\d,])|\d{1,3}(?:[ ]\d{3}){1,66}(?!\d)|\d+)(?:\.\d*)?|\.\d+"
 _PART = r"\s*[+-]?\s*(?:\d+(?:\.\d*)?|\.\d+)\s*"
 _REPEATING = re.compile(r"([+-]?)(\d{0,50})\.(\d{0,50})\\overline\s*\{(\d{1,50})\}", re.ASCII)
-_CURRENCY = r"(?:\\?\$|[€£¥₹]|USD|EUR|GBP|Rs\.?)"
 _NUMBER = re.compile(
     rf"""(?:(?:about|approximately|approx\.?|roughly|\\approx)\s*)?
-    (?P<sign>[+-]?)\s*{_CURRENCY}?\s*(?P<inner_sign>[+-]?)\s*
+    (?P<sign>[+-]?)\s*{CURRENCY}?\s*(?P<inner_sign>[+-]?)\s*
     (?:(?:(?P<whole>\d+)\s*)?\\frac\s*\{{(?P<top>{_PART})\}}\s*\{{(?P<bottom>{_PART})\}}
     |(?:(?P<slash_whole>\d+)\s+)?(?P<slash_top>\d+(?:\.\d+)?)\s*/\s*(?P<slash_bottom>\d+(?:\.\d+)?)(?![\d.])
     |(?P<decimal>{_DECIMAL})(?:[eE](?P<exponent>[+-]?\d{{1,3}})(?!\w)
         |\s*(?:\\times|\\cdot|\*|x)\s*10\^\s*\{{?\s*(?P<power>[+-]?\d{{1,3}})\s*\}}?)?)""",
     re.VERBOSE | re.ASCII,
-)
-_ATTACHED_UNITS = (
-    "cm|mm|km|nm|dm|kg|mg|ml|mi|ft|lbs?|oz|yd|hrs?|mins?|secs?|mph|kph|kmh|deg|degrees|dollars|cents|hours|minutes"
-    "|seconds|miles|meters|metres|inches|feet|USD|EUR|GBP|st|nd|rd|th"
-)
-_NOT_UNIT = re.compile(
-    r"and|or|to|plus|minus|times|remainder|over|half|dozens?|quarters?|thirds?|[ap]m|[ap]\.m\.?|o'clock|pi|oo"
-)
-_SHORT_UNIT = re.compile(r"cm|mm|km|nm|dm|kg|mg|ml|mi|ft|lb|oz|yd|hr|in|m/s|sq|cu")
-_MAGNITUDES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_SYMBOL_UNIT = re.compile(
-    rf"(?:\^?\s*\{{?\s*\\circ\s*\}}?\s*[CF]?|\\degrees?|\\?%|{_CURRENCY}|(?:{_ATTACHED_UNITS})(?:\^\s*\{{?[23]\}}?)?)$"
-)
-_WORDS_UNIT = re.compile(
-    r"[A-Za-z%][A-Za-z%.'’/-]*(?:\s+[A-Za-z][A-Za-z.'’/-]*){0,6}(?:\s*\^\s*\{?[23]\}?)?$"
 )
 _UNIT_WORD = re.compile(
     "square|sq|cubic|cu|units?|inch|inches|foot|feet|yards?|miles?|met(?:er|re)s?|cm|mm|km|ft|in|kg|grams|pounds|liters"
@@ -48,7 +36,6 @@ _UNIT_WORD = re.compile(
 )
 _TRAILING_WORD = re.compile(r"(?<=[\s\d}\])])([A-Za-z]+)(?:\s*\^\s*\{?[23]\}?)?\s*$")
 _TRAILING_SYMBOL = re.compile(r"(?<=[\d}\])\sA-Za-z])\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\?%|\\degrees?)\s*$")
-_REMARK = re.compile(r"\s+\((?:[A-Za-z]{1,2}|(?=[^)]*[A-Za-z]{3})[A-Za-z][A-Za-z .,'’/-]*)\)$")
 
 
 def parse_integer(text: str) -> int | None:
@@ -70,7 +57,7 @@ def parse_number(text: str) -> Fraction | None:
     match = _NUMBER.match(text)
     if match is None or len(match[0]) > MAX_DIGITS:
         return None
-    factor = _read_unit(text[match.end() :])
+    factor = read_unit(text[match.end() :])
     value = _read_value(match)
     return None if factor is None or value is None else value * factor
 
@@ -90,13 +77,19 @@ def find_numbers(text: str, *, start: int = 0) -> list[FoundNumber]:
         >>> text = "She sells 16 - 3 = 13 eggs at $2.50, room B2."
         >>> [text[number.start : number.end] for number in find_numbers(text)]
         ['16', '3', '13', '$2.50']
+        >>> find_numbers("about 3 million")
+        [FoundNumber(value=Fraction(3000000, 1), start=6, end=15)]
     """
     found, place = [], start
     while match := _find_number(text, place):
         value = _read_value(match) if len(match[0]) <= MAX_DIGITS else None
         if value is not None:
-            first = match.end() - len(match[0].lstrip())
-            found.append(FoundNumber(value, first, match.start() + len(match[0].rstrip().rstrip("."))))
+            first, last = (
+                match.end() - len(match[0].lstrip()),
+                match.start() + len(match[0].rstrip().rstrip(".")),
+            )
+            factor, length = read_factor(text[last : last + MAX_FACTOR])
+            found.append(FoundNumber(value * factor, first, last + length))
         place = match.end()
     return found
 
@@ -152,22 +145,3 @@ def _read_repeating(sign: str, whole: str, fixed: str, period: str) -> Fraction:
 
 def _to_fraction(digits: str) -> Fraction:
     return Fraction(digits.replace(",", "").replace(" ", ""))
-
-
-def _read_unit(text: str) -> int | None:
-    """What a number's unit multiplies it by: 1, or a magnitude such as a million; None where it is no unit."""
-    rest = _REMARK.sub("", text)
-    bare = rest.strip()
-    if not bare or _SYMBOL_UNIT.match(bare):
-        return 1
-    is_separate = rest[0] in " -" or bare[0] == "%"
-    bare = bare.lstrip("-")
-    if not is_separate or not _WORDS_UNIT.match(bare):
-        return None
-    words = bare.lower().split()
-    if words[0] in _MAGNITUDES:
-        following = words[1] if len(words) > 1 else ""
-        return None if following in _MAGNITUDES or _NOT_UNIT.fullmatch(following) else _MAGNITUDES[words[0]]
-    head = re.split(r"[\^\s]", words[0])[0].rstrip(".")
-    is_unit = len(head) >= 3 or _SHORT_UNIT.fullmatch(head) or len(words) > 1
-    return 1 if is_unit and not _NOT_UNIT.fullmatch(words[0]) else None

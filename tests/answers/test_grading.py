@@ -74,6 +74,17 @@ def test_wrong_answers_are_wrong(answer: str | None, reference: str) -> None:
     assert not is_correct(answer, reference)
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference", "is_right"),
+    [("0", "1e-7", False), ("0.0000005", "0.0000001", False), ("0", "-0.0000001", False), ("1.00001e-7", "1e-7", False),
+     ("1e-7", "0.0000001", True), ("0.166667", "1/6", True), ("0.0123457", "1/81", True), ("0.01234", "1/81", False),
+     ("1000.5000001", "1000.5", True), ("1000.501", "1000.5", False)],
+)  # fmt: skip
+def test_a_small_reference_has_a_small_tolerance(answer: str, reference: str, is_right: bool) -> None:
+    """The tolerance was 1e-6 whatever the reference: 0 was right for 1e-7, and 5e-7 for 1e-7."""
+    assert is_correct(answer, reference) is is_right
+
+
 def test_grading_forgives_what_grouping_does_not() -> None:
     assert is_correct("0.333333", "1/3")
     assert len(group_answers(["0.333333", "1/3"]).groups) == 2
