@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -30,8 +31,8 @@ from embedded_training.evaluation import (  # noqa: E402
     measure_stopping,
     measure_votes,
 )
-from embedded_training.sampling import Reasoner, sample_for_problems  # noqa: E402
-from embedded_training.step_scores import LikelihoodScorer, RewardScorer, score_chains  # noqa: E402
+from embedded_training.sampling import Chain, Reasoner, sample_for_problems  # noqa: E402
+from embedded_training.step_scores import LikelihoodScorer, RewardScorer, multiply_scores, score_chains  # noqa: E402
 
 from hf_dynasor.embedded import REASONER_PATH, STEP_REWARD_PATH  # noqa: E402
 from hf_dynasor.embedded.problems import Problem, generate_problems  # noqa: E402
@@ -50,9 +51,7 @@ def main() -> None:
     print(f"greedy {figures['greedy']['all']['value']:.3f}", flush=True)
     figures["sampling"] = {}
     for temperature in args.temperatures:
-        chains = sample_for_problems(
-            reasoner, problems, num_samples=args.num_samples, temperature=temperature, seed=args.seed
-        )
+        chains = _sample(args, reasoner, problems, temperature)
         figures["sampling"][str(temperature)] = _measure_samples(problems, chains)
         if temperature == _REWARD_TEMPERATURE:
             figures["step_reward"] = _measure_rewards(args, reasoner, problems, chains)
@@ -73,6 +72,23 @@ def _measure_greedy(reasoner: Reasoner, problems: Sequence[Problem]) -> Figures:
     return measure_accuracy(problems, flags)
 
 
+def _sample(
+    args: argparse.Namespace, reasoner: Reasoner, problems: Sequence[Problem], temperature: float
+) -> Chains:
+    """Returns samples, read from `--chains` where an earlier run with the same options has left them."""
+    name = f"seed{args.seed}-{args.num_problems}x{args.num_samples}-T{temperature}.json"
+    kept = args.chains / name if args.chains else None
+    if kept and kept.exists():
+        return [[Chain(**chain) for chain in group] for group in json.loads(kept.read_text())]
+    chains = sample_for_problems(
+        reasoner, problems, num_samples=args.num_samples, temperature=temperature, seed=args.seed
+    )
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps([[asdict(chain) for chain in group] for group in chains]))
+    return chains
+
+
 def _measure_samples(problems: Sequence[Problem], chains: Chains) -> Figures:
     figures = measure_votes(problems, chains)
     figures["certaindex"] = measure_certaindex(problems, chains)
@@ -84,12 +100,14 @@ def _measure_rewards(
     args: argparse.Namespace, reasoner: Reasoner, problems: Sequence[Problem], chains: Chains
 ) -> Figures:
     eight = [group[:BEST_OF] for group in chains]
-    scored = score_chains(LikelihoodScorer(reasoner), problems, eight)
-    figures = {"likelihood": measure_step_reward(scored)}
+    likely = score_chains(LikelihoodScorer(reasoner), problems, eight)
+    figures = {"likelihood": measure_step_reward(likely)}
     if args.step_reward and (args.step_reward / "config.json").exists():
         reward = AutoModelForSequenceClassification.from_pretrained(args.step_reward, dtype=torch.float32)
         scorer = RewardScorer(reasoner, reward.to(args.device).eval())
-        figures["trained"] = measure_step_reward(score_chains(scorer, problems, eight))
+        trained = score_chains(scorer, problems, eight)
+        figures["trained"] = measure_step_reward(trained)
+        figures["both multiplied"] = measure_step_reward(multiply_scores(likely, trained))
     return figures
 
 
@@ -110,6 +128,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--num-threads", type=int, default=1)
+    parser.add_argument("--chains", type=Path, help="folder that keeps sampled chains for the next run")
     parser.add_argument("--output", type=Path, help="JSON file for every figure")
     parser.add_argument("--write-cards", action="store_true", help="write README.md into both model folders")
     return parser.parse_args()

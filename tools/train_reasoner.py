@@ -100,6 +100,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Pa
         do_sample=False,
     )
     copy.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
 
 
@@ -109,7 +110,7 @@ def _parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-steps", type=int, default=6000)
+    parser.add_argument("--num-steps", type=int, default=6800)
     parser.add_argument("--tokens-per-batch", type=int, default=4096, help="padding included")
     parser.add_argument("--learning-rate", type=float, default=4e-3)
     parser.add_argument("--vocab-size", type=int, default=1024)

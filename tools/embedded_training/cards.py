@@ -84,31 +84,28 @@ def _describe_sampling(temperature: str, row: Figures) -> str:
 def _format_step_reward_table(rewards: Figures) -> str:
     levels = sorted({level for reward in rewards.values() for level in reward["auroc_by_level"]}, key=int)
     lines = [
-        f"| step reward | AUROC, all levels | mean within a level | {' | '.join(levels)} | best of 8 | one sample |",
-        "|---" * (len(levels) + 5) + "|",
+        f"| step reward | AUROC, all levels | pairs within a level | mean of levels | {' | '.join(levels)} | best of 8 | one sample |",
+        "|---" * (len(levels) + 6) + "|",
     ]
     for name, reward in rewards.items():
         within = [
             f"{reward['auroc_by_level'][level]:.3f}" if level in reward["auroc_by_level"] else "–"
             for level in levels
         ]
-        cells = [f"{reward['auroc_all_levels']:.3f}", f"{reward['auroc_mean_within_level']:.3f}", *within]
+        names = ("auroc_all_levels", "auroc_pairs_within_level", "auroc_mean_within_level")
+        cells = [*(f"{reward[key]:.3f}" for key in names), *within]
         cells += [_interval(reward["best_of_8"]), _percent(reward["one_sample"]["value"])]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _describe_better(rewards: Figures) -> str:
-    trained, likelihood = rewards["trained"], rewards["likelihood"]
-    gain = {
-        name: reward["best_of_8"]["value"] - reward["one_sample"]["value"] for name, reward in rewards.items()
-    }
-    is_better = trained["auroc_mean_within_level"] > likelihood["auroc_mean_within_level"]
-    return (
-        f"Best of 8 gains {100 * gain['trained']:.1f} points over one sample by the trained model and "
-        f"{100 * gain['likelihood']:.1f} by the likelihood. Within a level, the "
-        f"{'trained model' if is_better else 'likelihood'} tells right steps from wrong ones better."
+    gains = ", ".join(
+        f"{100 * (reward['best_of_8']['value'] - reward['one_sample']['value']):.1f} by {name}"
+        for name, reward in rewards.items()
     )
+    best = max(rewards, key=lambda name: rewards[name]["auroc_pairs_within_level"])
+    return f"Points that best of 8 gains over one sample: {gains}. Within a level, *{best}* tells steps apart best."
 
 
 def _describe_long(long: Figures) -> str:

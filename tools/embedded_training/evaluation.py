@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from embedded_training.metrics import (
+    Share,
     auroc,
     entropy_certaindex,
     kendall,
     majority,
+    mean_share,
     pearson,
     samples_needed,
     wilson,
 )
 from embedded_training.sampling import Chain, Reasoner, sample_for_problems
-from embedded_training.step_scores import ScoredChain, auroc_by_level, auroc_over_all, best_of
+from embedded_training.step_scores import (
+    ScoredChain,
+    auroc_by_level,
+    auroc_over_all,
+    auroc_over_pairs,
+    best_of,
+)
 from hf_dynasor.embedded.problems import Problem
 from hf_dynasor.embedded.traces import PROBES, THINK_END
 
@@ -31,29 +39,31 @@ _PROBE_TOKENS = 16
 _PROBE = next(probe for probe in PROBES if probe.prompt.startswith(f"\n{THINK_END}"))
 
 
-def measure_accuracy(problems: Sequence[Problem], flags: Sequence[bool]) -> Figures:
-    """Returns the share of right answers with its 95% interval, over all and by level."""
+def measure_accuracy(
+    problems: Sequence[Problem],
+    values: Sequence[float],
+    *,
+    estimate: Callable[[Sequence[float]], Share] = wilson,
+) -> Figures:
+    """Returns the mean over problems with its 95% interval, over all and by level."""
     levels = sorted({problem.level for problem in problems})
+    pairs = list(zip(problems, values, strict=True))
     return {
-        "all": asdict(wilson(flags)),
+        "all": asdict(estimate(values)),
         "by_level": {
-            str(level): asdict(
-                wilson(
-                    [flag for problem, flag in zip(problems, flags, strict=True) if problem.level == level]
-                )
-            )
+            str(level): asdict(estimate([value for problem, value in pairs if problem.level == level]))
             for level in levels
         },
     }
 
 
 def measure_votes(problems: Sequence[Problem], chains: Chains) -> Figures:
-    """Returns the accuracy of one sample (the mean over all samples) and of votes."""
-    singles = [
-        chain.answer == problem.answer for problem, group in _pairs(problems, chains) for chain in group
+    """Returns the accuracy of one sample (the mean over all samples of a question) and of votes."""
+    means = [
+        _share([chain.answer == problem.answer for chain in group])
+        for problem, group in _pairs(problems, chains)
     ]
-    repeated = [problem for problem, group in _pairs(problems, chains) for _ in group]
-    figures = {"one_sample": measure_accuracy(repeated, singles)}
+    figures = {"one_sample": measure_accuracy(problems, means, estimate=mean_share)}
     for count in VOTES:
         flags = [_vote(group[:count]) == problem.answer for problem, group in _pairs(problems, chains)]
         figures[f"vote_{count}"] = measure_accuracy(problems, flags)
@@ -104,8 +114,9 @@ def measure_step_reward(groups: Sequence[Sequence[ScoredChain]]) -> Figures:
     return {
         "auroc_all_levels": auroc_over_all(groups),
         "auroc_by_level": {str(level): value for level, value in by_level.items()},
+        "auroc_pairs_within_level": auroc_over_pairs(groups),
         "auroc_mean_within_level": sum(by_level.values()) / len(by_level),
-        "one_sample": asdict(wilson([chain.is_right for group in groups for chain in group])),
+        "one_sample": asdict(mean_share([_share([chain.is_right for chain in group]) for group in groups])),
         "best_of_8": asdict(wilson(best_of(groups))),
         "num_steps": sum(len(chain.scores) for group in groups for chain in group),
         "share_right_steps": _share([label for group in groups for chain in group for label in chain.labels]),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """A share of trials with its 95% Wilson interval, all in [0, 1]."""
+    """A share of trials with its 95% interval, all in [0, 1]."""
 
     value: float
     low: float
@@ -18,13 +18,22 @@ class Share:
     num_trials: int
 
 
-def wilson(flags: Sequence[bool]) -> Share:
-    """Returns the share of true flags."""
+def wilson(flags: Sequence[float]) -> Share:
+    """Returns the share of true flags with its Wilson interval."""
     n, z = len(flags), 1.96
     value = sum(flags) / n
     centre = (value + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
     return Share(value=value, low=max(0.0, centre - half), high=min(1.0, centre + half), num_trials=n)
+
+
+def mean_share(values: Sequence[float]) -> Share:
+    """Returns the mean of one share per trial with its 95% normal interval over trials."""
+    n = len(values)
+    mean = sum(values) / n
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, n - 1))
+    half = 1.96 * deviation / math.sqrt(n)
+    return Share(value=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), num_trials=n)
 
 
 def majority(answers: Sequence[str | None]) -> str | None:

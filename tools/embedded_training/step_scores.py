@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,11 +27,12 @@ class ScoredChain:
     is_right: bool
     scores: tuple[float, ...]
     labels: tuple[bool, ...]
+    final: float = 1.0
 
     @property
     def value(self) -> float:
-        """The score of the whole chain: its worst step's."""
-        return min(self.scores, default=0.0)
+        """The score of the whole chain: the worst of its steps' and, where the scorer gives one, of its end's."""
+        return min((*self.scores, self.final)) if self.scores else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +50,14 @@ class LikelihoodScorer:
     def __init__(self, reasoner: Reasoner) -> None:
         self._reasoner = reasoner
 
-    def score(self, problem: Problem, chains: Sequence[Chain]) -> list[tuple[float, ...]]:
-        """Returns the scores of the steps of each chain."""
+    def score(self, problem: Problem, chains: Sequence[Chain]) -> list[tuple[tuple[float, ...], float]]:
+        """Returns the scores of the steps and of the end of each chain."""
         rows = [_tokenize(self._reasoner, problem, chain.text) for chain in chains]
         logits, ids = _run(self._reasoner.model, self._reasoner.tokenizer, rows)
         chosen = ids[:, 1:, None].to(logits.device)
         probabilities = logits[:, :-1].float().softmax(-1).gather(-1, chosen)[..., 0].cpu()
         return [
-            _running_minimum(
-                [min(probabilities[index, place - 1].item() for place in step) for step in row.results]
-            )
+            (_running_minimum([_smallest(probabilities[index], step) for step in row.results]), 1.0)
             for index, row in enumerate(rows)
         ]
 
@@ -69,12 +68,15 @@ class RewardScorer:
     def __init__(self, reasoner: Reasoner, model: PreTrainedModel) -> None:
         self._reasoner, self._model = reasoner, model
 
-    def score(self, problem: Problem, chains: Sequence[Chain]) -> list[tuple[float, ...]]:
-        """Returns the scores of the steps of each chain; the model is causal, so one pass gives every step's."""
+    def score(self, problem: Problem, chains: Sequence[Chain]) -> list[tuple[tuple[float, ...], float]]:
+        """Returns the scores of the steps and of the end of each chain; the model is causal, so one pass gives every step's."""
         rows = [_tokenize(self._reasoner, problem, chain.text) for chain in chains]
         scores = _run_reward(self._model, self._reasoner.tokenizer, rows)
         return [
-            _running_minimum([scores[index, place].item() for place in row.ends])
+            (
+                _running_minimum([scores[index, place].item() for place in row.ends]),
+                scores[index, len(row.ids) - 1].item(),
+            )
             for index, row in enumerate(rows)
         ]
 
@@ -90,10 +92,28 @@ def score_chains(
                 is_right=chain.answer == problem.answer,
                 scores=scores,
                 labels=label_steps(problem, chain.text),
+                final=final,
             )
-            for chain, scores in zip(group, scorer.score(problem, group), strict=True)
+            for chain, (scores, final) in zip(group, scorer.score(problem, group), strict=True)
         ]
         for problem, group in zip(problems, chains, strict=True)
+    ]
+
+
+def multiply_scores(
+    first: Sequence[Sequence[ScoredChain]], second: Sequence[Sequence[ScoredChain]]
+) -> list[list[ScoredChain]]:
+    """Returns the same chains, each score the product of the two."""
+    return [
+        [
+            replace(
+                a,
+                scores=tuple(x * y for x, y in zip(a.scores, b.scores, strict=True)),
+                final=a.final * b.final,
+            )
+            for a, b in zip(group, other, strict=True)
+        ]
+        for group, other in zip(first, second, strict=True)
     ]
 
 
@@ -116,6 +136,17 @@ def auroc_by_level(groups: Sequence[Sequence[ScoredChain]]) -> dict[int, float]:
         if value is not None and min(sum(labels), len(labels) - sum(labels)) >= _MIN_CLASS:
             found[level] = value
     return found
+
+
+def auroc_over_pairs(groups: Sequence[Sequence[ScoredChain]]) -> float:
+    """Returns the share of (right, wrong) pairs of steps of one level that are in order, over all levels."""
+    total = ordered = 0.0
+    for level in {chain.level for group in groups for chain in group}:
+        scores, labels = _pool(groups, level)
+        num_pairs = sum(labels) * (len(labels) - sum(labels))
+        total += num_pairs
+        ordered += num_pairs * (auroc(scores, labels) or 0.0)
+    return ordered / total
 
 
 def auroc_over_all(groups: Sequence[Sequence[ScoredChain]]) -> float | None:
@@ -185,6 +216,11 @@ def _run_reward(
     ids = _pad(rows, tokenizer.pad_token_id)
     hidden = model.model(input_ids=ids.to(model.device)).last_hidden_state
     return torch.sigmoid(model.score(hidden)[..., 0].float()).cpu()
+
+
+def _smallest(probabilities: torch.Tensor, places: Sequence[int]) -> float:
+    """Returns the smallest probability of the tokens at these places; row i of the input foretells token i + 1."""
+    return min(probabilities[place - 1].item() for place in places)
 
 
 def _running_minimum(values: Sequence[float]) -> tuple[float, ...]:
