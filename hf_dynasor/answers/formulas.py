@@ -2,8 +2,9 @@
 
 sympy may loop for ever in compiled code, and a time limit made of signals works in the main thread only. So one
 long-lived process per program does that work and is killed when its time is over; this works in any thread and
-inside an event loop (which waits meanwhile: hand large batches to `asyncio.to_thread`). The process starts at
-the first formula that plain parsing cannot read, and ends with its parent.
+inside an event loop (which waits meanwhile: hand large batches to `asyncio.to_thread`). Its time is that of its
+processor, so that a busy machine changes no answer; the clock is the backstop. The process starts at the first
+formula that plain parsing cannot read, and ends with its parent.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
 import os
 import queue
 import re
+import signal
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hf_dynasor.answers.notation import MAX_DEPTH
@@ -27,8 +31,14 @@ if TYPE_CHECKING:
     import subprocess
 
 DEFAULT_TIMEOUT = 2.0
-"""Seconds that one answer's formulas may take."""
+"""Seconds of processor time that one answer's formulas may take."""
 
+CLOCK_FACTOR = 5.0
+"""How many times its processor time a formula may take by the clock."""
+
+MAX_TIMEOUT = 86_400.0
+
+ENDING_TIMEOUT = 5.0
 MAX_LENGTH = 400
 MAX_POWER_DEPTH = 2
 MAX_INTEGER_DIGITS = 200
@@ -68,20 +78,28 @@ def _nest(text: str) -> Iterator[str]:
         before = symbol if symbol != " " else before
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reply:
+    """What came back for a request, and the longest timeout for which that stands: any, unless time was up."""
+
+    value: object = None
+    timeout: float = math.inf
+
+
 class FormulaProcess:
     """A client of the formula process, safe to share between threads; requests wait for each other.
 
     Args:
         startup_timeout: Seconds that starting Python and importing sympy may take.
-        cache_size: Results that are kept, least recently used first out. Time-outs are kept too: an answer's key
-            must not change between two looks at it.
+        cache_size: Results that are kept, least recently used first out. Time-outs are kept too, since an answer's
+            key must not change between two looks at it, and hold until a longer timeout is asked for.
     """
 
     def __init__(self, *, startup_timeout: float = 120.0, cache_size: int = 8192) -> None:
         self.num_starts = 0
         self._startup_timeout = startup_timeout
         self._cache_size = cache_size
-        self._cache: OrderedDict[tuple[str, ...], object] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, ...], _Reply] = OrderedDict()
         self._cache_lock = threading.Lock()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -112,46 +130,54 @@ class FormulaProcess:
             process.returncode = 0  # not ours to wait for
 
     def _ask(self, request: tuple[str, ...], timeout: float) -> object:
-        is_known, reply = self._recall(request)
-        if is_known:
-            return reply
+        timeout = min(timeout, MAX_TIMEOUT)
+        if (reply := self._recall(request, timeout)) is not None:
+            return reply.value
         with self._lock:
-            is_known, reply = self._recall(request)  # another thread may have asked the same meanwhile
-            if not is_known:
-                reply = self._exchange(request, timeout)
+            reply = self._recall(request, timeout)  # another thread may have asked the same meanwhile
+            if reply is None:
+                # A process may die of what others do to it, and a second one only of the formula itself.
+                reply = self._exchange(request, timeout) or self._exchange(request, timeout) or _Reply()
                 self._remember(request, reply)
-            return reply
+            return reply.value
 
-    def _recall(self, request: tuple[str, ...]) -> tuple[bool, object]:
+    def _recall(self, request: tuple[str, ...], timeout: float) -> _Reply | None:
         """Looks a reply up without waiting for the process, which may be busy for another thread."""
         with self._cache_lock:
-            if request not in self._cache:
-                return False, None
+            reply = self._cache.get(request)
+            if reply is None or reply.timeout < timeout:
+                return None
             self._cache.move_to_end(request)
-            return True, self._cache[request]
+            return reply
 
-    def _remember(self, request: tuple[str, ...], reply: object) -> None:
+    def _remember(self, request: tuple[str, ...], reply: _Reply) -> None:
         with self._cache_lock:
             self._cache[request] = reply
+            self._cache.move_to_end(request)
             if len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
 
-    def _exchange(self, request: tuple[str, ...], timeout: float) -> object:
-        """One line out, one line back. Whatever interrupts this, no reply is left for the next request."""
+    def _exchange(self, request: tuple[str, ...], timeout: float) -> _Reply | None:
+        """One line out, one line back; None if the process died. Whatever interrupts this, no reply is left over."""
         process = self._process if self._process and self._process.poll() is None else self._start()
-        is_finished = False
+        assert process.stdin is not None
+        message = {"request": request, "processor_time": timeout, "clock_time": CLOCK_FACTOR * timeout}
+        line = ""
         try:
-            assert process.stdin is not None
-            process.stdin.write(json.dumps({"request": request, "timeout": timeout}) + "\n")
+            process.stdin.write(json.dumps(message) + "\n")
             process.stdin.flush()
-            line = self._replies.get(timeout=timeout)
-            is_finished = bool(line)
-        except (queue.Empty, BrokenPipeError):
-            return None
+            line = self._replies.get(timeout=CLOCK_FACTOR * timeout)
+            is_late = not line and _is_out_of_time(process)
+        except queue.Empty:
+            is_late = True
+        except BrokenPipeError:
+            is_late = False
         finally:
-            if not is_finished:
+            if not line:
                 self._stop()
-        return json.loads(line) if line else None
+        if line:
+            return _Reply(value=json.loads(line))
+        return _Reply(timeout=timeout) if is_late else None
 
     def _start(self) -> subprocess.Popen[str]:
         import subprocess
@@ -194,6 +220,17 @@ class FormulaProcess:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
+
+
+def _is_out_of_time(process: subprocess.Popen[str]) -> bool:
+    """Whether a process that closed its output was ended by one of its own timers."""
+    import subprocess
+
+    try:
+        code = process.wait(timeout=ENDING_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return False
+    return code in [-getattr(signal, name) for name in ("SIGPROF", "SIGALRM") if hasattr(signal, name)]
 
 
 def _read_lines(process: subprocess.Popen[str], replies: queue.SimpleQueue[str]) -> None:

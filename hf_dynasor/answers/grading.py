@@ -32,7 +32,7 @@ def is_correct(
         answer: The extracted answer; `None`, none was found, is wrong.
         reference: The reference as the dataset has it: `"… #### 18"`, `"9 (apples)"`, `"033"`, LaTeX, a choice.
         format: How both are read; `"auto"` reads the answer as whatever the reference is.
-        timeout: Seconds that each formula may take; not in time counts as wrong.
+        timeout: Seconds of processor time that each formula may take; not in time counts as wrong.
 
     Returns:
         Whether the answer is right.

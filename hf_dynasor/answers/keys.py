@@ -61,8 +61,8 @@ def canonicalise(
         answer: An extracted answer, not a whole completion.
         format: What the answer is read as. `"auto"` decides from this one string. A string that cannot be read
             in the asked format becomes text.
-        timeout: Seconds that the formula process may take, start-up not included. After that the key is the
-            formula's text, and stays it for this process.
+        timeout: Seconds of processor time that the formula process may take, start-up not included. After that
+            the key is the formula's text, until the formula is read again with a longer timeout.
 
     Returns:
         The key. It is never an error that an answer is odd.
