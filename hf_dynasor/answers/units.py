@@ -38,7 +38,8 @@ _SHORT = frozenset(
 )
 _SHORT_LABELS = _SHORT | frozenset("gmlhs")
 _LETTER_PAIRS = frozenset(["m/s", "g/l", "j/s", "c/f"])
-_LINKS = frozenset(["of", "in", "on", "an"])
+_LINKS = frozenset(["a", "an", "in", "on"])
+_QUALIFIERS = frozenset(["of", "us"])
 _SHORT_NOUNS = """
     act amp ant ape arm bag bar bat bed bee bit box boy bug bun bus cab can cap car cat cds cod cow cub cup day
     deg dog dvd ear egg eur eye fan fig fin fox gal gas gbp gem guy gum ham hat hen hrs hut ice ink jam jar jet job
@@ -66,7 +67,7 @@ _COMPARISONS = """
 """
 _PLACES = """
     east west north south eastward westward northward southward northeast northwest southeast southwest noon
-    midnight morning afternoon evening clock january february march april may june july august september october
+    midnight morning afternoon evening clock oclock january february march april may june july august september october
     november december
 """
 _VARIABLES = """
@@ -123,14 +124,9 @@ def _is_unit(text: str) -> bool:
     words = text.lower().split()
     if len(words) > MAX_WORDS or not _PHRASE.fullmatch(text):
         return False
-    nouns = [
-        _is_noun(word) for place, word in enumerate(words) if not _is_link(word, 0 < place < len(words) - 1)
-    ]
+    inner = [word for word in words[1:-1] if word not in _LINKS]
+    nouns = [_is_noun(word) for word in (words[0], *inner, words[-1]) if word not in _QUALIFIERS]
     return None not in nouns and any(nouns)
-
-
-def _is_link(word: str, is_inside: bool) -> bool:
-    return is_inside and (word == "a" or word in _LINKS)
 
 
 def _is_noun(word: str) -> bool | None:
@@ -154,7 +150,7 @@ def _is_label(remark: str) -> bool:
         return True
     is_compound = "-" in remark
     has_noun = any(
-        len(piece) > 3 or piece in _NOUNS or (len(piece) == 3 and is_compound)
+        len(piece) > 3 or piece in _NOUNS or piece in _SHORT or (len(piece) == 3 and is_compound)
         for piece in _split_word(remark)
     )
     return has_noun and _NO_UNIT.isdisjoint(_split_word(last))

@@ -11,12 +11,13 @@ UNITS = [
     "miles per hour", "red balls", "men", "years old", "t-shirts", "m/s", "in", "cats", "percent", "(years old)",
     "(third graders)", "(quarters)", "(times)", "(push-ups)", "(yo-yos)", "(pieces of art)", "(g)", "feet tall", "%",
     "USD", "people", "inches^2", "kg of rice", "seconds", "days in total", "eggs", "Kinder-surprise eggs",
+    "of them", "US dollars", "(sq cm)",
 ]  # fmt: skip
 
 NO_UNITS = [
     ["3 fifths", "3 eighths", "3"], ["5 hundredths", "5", "5 hundred"], ["3 squared", "3 cubed", "3"],
     ["5 factorial", "5"], ["2 x y", "2 a b", "2"], ["2 (x)", "2"], ["2 abc", "2"], ["5 less than x", "5 more than x", "5"],
-    ["2 below zero", "2 above zero", "2"], ["4 negative", "4"], ["5 lakh", "5 crore", "5"], ["12 noon", "12 midnight", "12"],
+    ["2 below zero", "2 above zero", "2"], ["4 negative", "4"], ["5 lakh", "5 crore", "5"], ["6 o'clock", "6"], ["6 oclock", "6"], ["12 noon", "12 midnight", "12"],
     ["5 miles east", "5 miles west", "5 miles"], ["5 steps left", "5 steps right", "5"], ["3 pm", "3 am", "3 p.m.", "3"],
     ["3 halves", "3 quarters", "3 half", "3"], ["2 theta", "2 alpha", "2"], ["4 May", "4 June", "4"],
     ["5 years older", "5 years younger", "5"], ["2 choose", "2 plus", "2 minus", "2 times", "2"], ["5 zillion", "5 gazillion", "5"],
