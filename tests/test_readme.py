@@ -96,6 +96,15 @@ def test_the_measured_saving_reaches_the_bar_that_the_project_set_itself():
     assert row["budget"] == 20
 
 
+def test_the_page_of_benchmarks_shows_each_result_as_it_was_printed():
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    results = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    assert results
+    for path in results:
+        assert f"```json\n{path.read_text().strip()}\n```" in page, path.name
+    assert "RESULT" not in page
+
+
 def test_linked_files_exist():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
