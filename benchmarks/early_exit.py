@@ -57,6 +57,7 @@ def main() -> None:
     options = _parse()
     torch.set_num_threads(1)
     loaded = load_model(options.model, dtype="float32", device="cpu")
+    loaded.tokenizer.padding_side = "left"
     problems = generate_problems(
         options.num_questions, seed=QUESTION_SEED, levels=(1, 2, 3, 4, 5, 6), split="test"
     )
@@ -82,7 +83,6 @@ def _run(
         add_generation_prompt=True,
         enable_thinking=True,
         padding=True,
-        padding_side="left",
         return_tensors="pt",
         return_dict=True,
     )

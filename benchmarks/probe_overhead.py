@@ -36,6 +36,7 @@ def main() -> None:
     options = _parse()
     torch.set_num_threads(1)
     loaded = load_model(options.model, dtype="float32", device="cpu")
+    loaded.tokenizer.padding_side = "left"
     rows = [row for size in options.batches for row in _measure_overhead(loaded, size, options)]
     probes = [row for size in options.batches for row in _measure_probe(loaded, size, options.rounds)]
     for row in rows:
@@ -172,7 +173,6 @@ def _encode(loaded: LoadedModel, size: int) -> dict[str, torch.Tensor]:
         add_generation_prompt=True,
         enable_thinking=True,
         padding=True,
-        padding_side="left",
         return_tensors="pt",
         return_dict=True,
     )

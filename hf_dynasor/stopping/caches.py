@@ -84,5 +84,14 @@ def check_model(model: Any) -> None:
         )
 
 
+def check_padding(mask: torch.Tensor | None) -> None:
+    """Raise `ConfigurationError` for prompts that are padded on the right: what follows would not continue them."""
+    if mask is not None and not bool(mask[:, -1].all()):
+        raise ConfigurationError(
+            "Got prompts padded on the right but expected padding on the left: set tokenizer.padding_side = 'left' "
+            "before encoding the batch."
+        )
+
+
 def _list_kinds(cache: Any) -> list[type]:
     return [type(layer) for layer in getattr(cache, "layers", ())]

@@ -8,7 +8,7 @@ import torch
 from transformers import DynamicCache, StoppingCriteria
 
 from hf_dynasor.errors import ConfigurationError, UnsupportedError
-from hf_dynasor.stopping.caches import LiveBatch, check_model
+from hf_dynasor.stopping.caches import LiveBatch, check_model, check_padding
 from hf_dynasor.stopping.consistency import EFFORTS
 from hf_dynasor.stopping.markers import find_think_markers
 from hf_dynasor.stopping.probe import Prober, find_eos_ids, pick_suffix
@@ -82,8 +82,12 @@ class ProbingCriteria(StoppingCriteria):  # type: ignore[misc]
             attention_mask: 1 for real tokens, shape (batch, length); all ones by default.
             num_return_sequences: Samples of each prompt.
             inputs: Passed on.
+
+        Raises:
+            ConfigurationError: Prompts that are padded on the right.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        check_padding(mask)
         rows = [
             ids[keep.bool()].tolist()
             for ids, keep in zip(input_ids, mask, strict=True)

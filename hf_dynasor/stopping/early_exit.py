@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 
 from hf_dynasor.answers import AnswerFormat
 from hf_dynasor.errors import ConfigurationError, UnsupportedError, name_unknown
-from hf_dynasor.stopping.caches import check_cache, check_model
+from hf_dynasor.stopping.caches import check_cache, check_model, check_padding
 from hf_dynasor.stopping.consistency import EFFORTS
 from hf_dynasor.stopping.decoding import DecodingBatch
 from hf_dynasor.stopping.exit_loop import ExitLoop, are_rowwise
@@ -212,6 +212,7 @@ def _check_call(
             "EarlyExit neither prefills in chunks nor returns attentions and hidden states. "
             "Leave out prefill_chunk_size, output_attentions and output_hidden_states."
         )
+    check_padding(inputs.get("attention_mask"))
     check_cache(inputs["past_key_values"])
 
 

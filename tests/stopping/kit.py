@@ -52,6 +52,7 @@ def make_plain_tokenizer() -> PreTrainedTokenizerFast:
 
 def encode(tokenizer: Any, questions: Sequence[str], *, thinking: bool = True) -> dict[str, torch.Tensor]:
     """Left-padded prompts in the tokenizer's chat template."""
+    tokenizer.padding_side = "left"  # a template's own padding_side argument is not passed on
     chats = [[{"role": "user", "content": question}] for question in questions]
     batch = tokenizer.apply_chat_template(
         chats,

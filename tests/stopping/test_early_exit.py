@@ -67,7 +67,7 @@ def test_without_an_exit_the_tokens_are_those_of_plain_generate(reasoner, num_ro
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_on_smollm2_as_well_the_tokens_are_those_of_plain_generate(smollm2, num_rows, do_sample):
     batch = encode(smollm2.tokenizer, QUESTIONS[:num_rows])
-    options = {"max_new_tokens": 48, "do_sample": do_sample}
+    options = {"max_new_tokens": 24, "do_sample": do_sample}
     torch.manual_seed(5)
     plain = smollm2.model.generate(**batch, **options)
     early_exit = EarlyExit(smollm2.tokenizer, NEVER)
@@ -384,3 +384,10 @@ def test_what_cannot_work_is_refused_before_anything_runs(reasoner, options, err
     batch = encode(reasoner.tokenizer, QUESTIONS[:2])
     with pytest.raises(error, match=message):
         reasoner.model.generate(**batch, custom_generate=EarlyExit(reasoner.tokenizer), **options)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_prompts_padded_on_the_right_are_refused(tokenizer, tiny):
+    batch = {name: tensor.flip(1) for name, tensor in encode(tokenizer, QUESTIONS[:2]).items()}
+    with pytest.raises(ConfigurationError, match="padding_side = 'left'"):
+        tiny.generate(**batch, custom_generate=EarlyExit(tokenizer), max_new_tokens=4)
