@@ -15,4 +15,4 @@ def register_when_transformers_is_imported() -> None:
 def _register(module: object) -> None:
     from hf_dynasor.pipelines import register_pipeline
 
-    register_pipeline()
+    register_pipeline(TASK)

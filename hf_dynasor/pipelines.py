@@ -8,7 +8,6 @@ from typing import Any, cast
 from transformers import AutoModelForCausalLM
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
-from hf_dynasor._registration import TASK
 from hf_dynasor.embedded import REASONER_PATH
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.grants import Answer
@@ -104,12 +103,12 @@ def _is_conversation(inputs: Any) -> bool:
     return isinstance(inputs, Sequence) and bool(inputs) and isinstance(inputs[0], Mapping)
 
 
-def register_pipeline() -> None:
-    """Make `dynasor-reasoning` known to transformers, with the embedded reasoner as its default model."""
-    if TASK in PIPELINE_REGISTRY.supported_tasks:
+def register_pipeline(task: str) -> None:
+    """Make the task known to transformers under a name, with the embedded reasoner as its default model."""
+    if task in PIPELINE_REGISTRY.supported_tasks:
         return
     PIPELINE_REGISTRY.register_pipeline(
-        TASK,
+        task,
         pipeline_class=DynasorReasoningPipeline,
         pt_model=AutoModelForCausalLM,
         default={"model": (str(REASONER_PATH), "main")},

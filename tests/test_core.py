@@ -128,7 +128,8 @@ def test_an_ability_that_is_missing_is_refused_by_name(request_, missing):
 
 def test_a_seed_on_a_greedy_request_needs_no_seeds():
     sampling = SamplingParams(temperature=0, seed=1)
-    check_abilities("tiny", (), [Generate(key=KEY, prompt=Prompt.plain("a"), sampling=sampling)])
+    request = Generate(key=KEY, prompt=Prompt.plain("a"), sampling=sampling)
+    assert check_abilities("tiny", (), [request]) is None
 
 
 def test_the_scripted_engine_is_an_engine():

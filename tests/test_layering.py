@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "embedded": set(),
     "serving": BASE | {"program", "drivers", "program_run", "recipe", "embedded"},
     "evaluation": BASE | {"program", "drivers", "recipe", "answers", "programs", "scheduler"},
-    "pipelines": BASE | {"_registration", "embedded", "recipe", "serving"},
+    "pipelines": BASE | {"embedded", "recipe", "serving"},
     "_registration": {"pipelines"},
     "cli": BASE | {"program", "programs", "scheduler", "recipe", "embedded", "evaluation", "serving", ""},
     "__main__": {"cli"},

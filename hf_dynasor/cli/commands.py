@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hf_dynasor.cli import display
-from hf_dynasor.cli.main import EXIT_BAD_INPUT, parse_thresholds
+from hf_dynasor.cli.options import make_recipe
 from hf_dynasor.clock import MonotonicClock
 from hf_dynasor.embedded.problems import generate_problems
 from hf_dynasor.engine import Ability, Engine
@@ -22,6 +22,7 @@ from hf_dynasor.grants import Answer, GrantRecord
 from hf_dynasor.recipe import Recipe
 
 DEFAULT_SEED = 0
+EXIT_BAD_INPUT = 2
 
 
 def run_solve(arguments: argparse.Namespace) -> int:
@@ -84,29 +85,6 @@ def run_questions(arguments: argparse.Namespace) -> int:
         }
         _print(json.dumps(row))
     return 0
-
-
-def make_recipe(arguments: argparse.Namespace) -> Recipe:
-    """The recipe that the options describe, checked before any model is loaded."""
-    return Recipe(
-        program=arguments.program,
-        policy=arguments.policy,
-        budget=arguments.budget,
-        preset=arguments.preset,
-        thresholds=parse_thresholds(arguments.threshold),
-        detect_at=arguments.detect_at,
-        max_tokens=arguments.max_tokens,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        top_k=arguments.top_k,
-        max_new_tokens=arguments.max_new_tokens,
-        seed=arguments.seed,
-        prompt_format=arguments.prompt_format,
-        system=arguments.system,
-        instruction=arguments.instruction,
-        enable_thinking=arguments.thinking,
-        answer_format=arguments.answer_format,
-    )
 
 
 class _GrantPrinter:

@@ -10,7 +10,7 @@ import pytest
 
 from hf_dynasor.certaindex import Thresholds
 from hf_dynasor.cli import main
-from hf_dynasor.cli.main import parse_thresholds
+from hf_dynasor.cli.options import parse_thresholds
 from hf_dynasor.errors import ConfigurationError
 
 SOLVE_KEYS = {"answer", "certaindex", "grants", "stop_reason", "usage", "seconds"}
@@ -126,8 +126,8 @@ def test_questions_are_printed_and_can_be_solved(capsys, tmp_path):
     [
         (["--program", "tree"], r"Unknown program 'tree'. Known: self_consistency"),
         (["--policy", "lucky"], r"Unknown policy 'lucky'. Known: even, length, static"),
-        (["--budget", "0"], r"Got a budget of 0 samples but expected at least 1"),
-        (["--budget", "-4"], r"Got a budget of -4 samples but expected at least 1"),
+        (["--budget", "0"], r"Got a budget of 0 samples but expected a whole number of at least 1"),
+        (["--budget", "-4"], r"Got a budget of -4 samples but expected a whole number of at least 1"),
         (["--threshold", "2"], r"entropy = 2.0 but expected a value in \[0, 1\)"),
         (["--threshold", "entropy=x"], r"expected a number in \[0, 1\)"),
         (["--threshold", "mood=0.5"], r"one of entropy, agreement"),

@@ -1,0 +1,151 @@
+"""Options of the command line: what they are called, what they take, and the recipe that they describe."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+
+from hf_dynasor.certaindex import SIGNAL_NAMES, TABLE_1, Thresholds
+from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.program import DEFAULT_INSTRUCTION
+from hf_dynasor.programs import PROGRAMS
+from hf_dynasor.recipe import PROMPT_FORMATS, Recipe
+from hf_dynasor.scheduler import POLICIES
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which model, and what runs it."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", default="embedded", help="hub name, local folder, FILE.gguf, or 'embedded' (default)"
+    )
+    group.add_argument(
+        "--engine",
+        default="auto",
+        choices=("auto", "generate", "continuous"),
+        help="what runs it (default: auto)",
+    )
+    group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    group.add_argument(
+        "--timeout", type=seconds, default=600.0, help="seconds to wait for a sample (default: 600)"
+    )
+
+
+def add_program_options(parser: argparse.ArgumentParser) -> None:
+    """Which program, policy and sampling."""
+    group = parser.add_argument_group("program")
+    group.add_argument("--program", default="self_consistency", help=f"one of: {', '.join(PROGRAMS)}")
+    group.add_argument("--budget", type=int, default=20, help="most samples for a question (default: 20)")
+    group.add_argument(
+        "--policy", default="static", help=f"one of: {', '.join(sorted(POLICIES))} (default: static)"
+    )
+    group.add_argument("--preset", help=f"static: a row of the paper's Table 1: {', '.join(TABLE_1)}")
+    group.add_argument(
+        "--threshold",
+        action="append",
+        metavar="SIGNAL=X",
+        help=f"static: stop where the signal exceeds X in [0, 1); repeatable; signals: {', '.join(SIGNAL_NAMES)} "
+        "(default: entropy=0.7, which means unanimity at 5 samples)",
+    )
+    group.add_argument(
+        "--detect-at", type=int, help="static, length: samples after which to read (default: 5)"
+    )
+    group.add_argument(
+        "--max-tokens", type=int, help="length: stop where the samples so far took more (default: 2048)"
+    )
+    group.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default: 0.7)")
+    group.add_argument("--top-p", type=float, default=1.0, help="in (0, 1] (default: 1)")
+    group.add_argument("--top-k", type=int, help="keep the k likeliest tokens (default: all)")
+    group.add_argument(
+        "--max-new-tokens", type=int, default=512, help="most tokens of one sample (default: 512)"
+    )
+    group.add_argument("--seed", type=non_negative, help="default: 0 where the engine has per-request seeds")
+    group.add_argument(
+        "--prompt-format", default="chat", choices=PROMPT_FORMATS, help="plain: no chat template"
+    )
+    group.add_argument("--system", help="system message")
+    group.add_argument(
+        "--instruction", default=DEFAULT_INSTRUCTION, help='appended to a question; "" for none'
+    )
+    group.add_argument(
+        "--thinking", action=argparse.BooleanOptionalAction, help="ask the chat template for (no) thinking"
+    )
+    group.add_argument("--answer-format", default="auto", help="auto, number, math, choice, yes_no or text")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON only")
+
+
+def make_recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe that the options describe, checked before any model is loaded."""
+    return Recipe(
+        program=arguments.program,
+        policy=arguments.policy,
+        budget=arguments.budget,
+        preset=arguments.preset,
+        thresholds=parse_thresholds(arguments.threshold),
+        detect_at=arguments.detect_at,
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        max_new_tokens=arguments.max_new_tokens,
+        seed=arguments.seed,
+        prompt_format=arguments.prompt_format,
+        system=arguments.system,
+        instruction=arguments.instruction,
+        enable_thinking=arguments.thinking,
+        answer_format=arguments.answer_format,
+    )
+
+
+def parse_thresholds(texts: Sequence[str] | None) -> Thresholds | None:
+    """Thresholds from `SIGNAL=X` options.
+
+    Raises:
+        ConfigurationError: A signal is unknown, named twice, or a value is no number in [0, 1).
+    """
+    if not texts:
+        return None
+    values: dict[str, float] = {}
+    for text in texts:
+        name, is_pair, number = text.partition("=")
+        if not is_pair:
+            name, number = "entropy", text
+        if name not in SIGNAL_NAMES:
+            raise ConfigurationError(
+                f"Got --threshold {text!r} but expected SIGNAL=X with one of {', '.join(SIGNAL_NAMES)}."
+            )
+        if name in values:
+            raise ConfigurationError(f"Got two thresholds for {name}. Expected one.")
+        try:
+            values[name] = float(number)
+        except ValueError:
+            raise ConfigurationError(
+                f"Got --threshold {text!r} but expected a number in [0, 1) for {name}."
+            ) from None
+    return Thresholds(**values)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {value} but expected at least 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A finite time above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {value} but expected seconds above 0")
+    return value
+
+
+def non_negative(text: str) -> int:
+    """A whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"got {value} but expected 0 or more")
+    return value
