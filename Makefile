@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev test test-slow coverage quality format bench bench-self-consistency bench-engines bench-smollm2 clean
+.PHONY: help run install install-dev test test-slow coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
@@ -46,7 +46,7 @@ format: install-dev  ## Rewrite files in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-engines bench-self-consistency bench-smollm2  ## Every benchmark
+bench: bench-engines bench-self-consistency bench-smollm2 bench-stopping  ## Every benchmark
 
 bench-engines: install-dev  ## Tokens per second of each engine, side by side
 	$(BIN)/python benchmarks/engine_speed.py
@@ -56,6 +56,10 @@ bench-self-consistency: install-dev  ## Tokens saved at equal accuracy, static t
 
 bench-smollm2: install-dev  ## SmolLM2-135M end to end; WORD_PROBLEMS=FILE.jsonl adds word problems
 	$(BIN)/python benchmarks/smollm2.py $(if $(WORD_PROBLEMS),--word-problems $(WORD_PROBLEMS))
+
+bench-stopping: install-dev  ## Early exits and the cost of a probe
+	$(BIN)/python benchmarks/early_exit.py --num-questions 500 --batch 8
+	$(BIN)/python benchmarks/probe_overhead.py --model embedded
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info

@@ -10,7 +10,7 @@ import pytest
 import hf_dynasor
 
 PACKAGE = Path(hf_dynasor.__file__).parent
-PURE_ROOMS = ("certaindex", "answers", "programs", "scheduler", "evaluation", "cli")
+PURE_ROOMS = ("certaindex", "answers", "programs", "scheduler", "stopping", "evaluation", "cli")
 
 # A room (or root module) -> what of the package it may import besides itself and the vocabulary.
 VOCABULARY = {"core", "engine", "errors", "clock"}
@@ -112,6 +112,7 @@ def test_public_names_are_sorted_and_exist():
         ".certaindex",
         ".programs",
         ".scheduler",
+        ".stopping",
         ".evaluation",
         ".serving",
         ".cli",
