@@ -64,7 +64,7 @@ def main() -> None:
     problems = generate_problems(
         options.num_questions, seed=QUESTION_SEED, levels=(1, 2, 3, 4, 5, 6), split="test"
     )
-    sides = {"plain generate": Side(), **{name: Side() for name in RULES}}
+    sides = {"plain generate": Side(), **{name: Side() for name in options.rules}}
     for start in range(0, len(problems), options.batch):
         batch = problems[start : start + options.batch]
         for name, side in sides.items():
@@ -167,6 +167,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--num-questions", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     parser.add_argument("--max-new-tokens", type=int, default=768)
     parser.add_argument("--temperature", type=float, default=0.6)
     parser.add_argument("--exit", default="paste", choices=["answer", "paste", "stop"])
