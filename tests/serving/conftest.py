@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from hf_dynasor.embedded import REASONER_PATH
 from hf_dynasor.serving import ContinuousBatchingEngine, GenerateEngine, LoadedModel, load_model
 from hf_dynasor.serving.loading import prepare
 from hf_dynasor.serving.local_engine import LocalEngine
@@ -30,8 +29,6 @@ def loaded(tokenizer: PreTrainedTokenizerFast) -> LoadedModel:
 
 @pytest.fixture(scope="session")
 def embedded() -> LoadedModel:
-    if not (REASONER_PATH / "config.json").is_file():
-        pytest.skip("needs the embedded reasoner")
     return load_model(device="cpu")
 
 
