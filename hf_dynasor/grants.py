@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from hf_dynasor.certaindex import Certaindex
 from hf_dynasor.core import Usage
 from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.paths import PathRecord
 
 
 class StopReason(str, Enum):
@@ -122,6 +123,7 @@ class Answer:
         unit: The knob's unit.
         num_failed: Paths that an engine failed to finish; they had no vote.
         votes: Candidate answers with their weights, heaviest first; empty where nothing is voted.
+        paths: What was generated, piece by piece, in the order of the knob's units.
     """
 
     text: str | None
@@ -135,6 +137,7 @@ class Answer:
     unit: str
     num_failed: int = 0
     votes: tuple[tuple[str, float], ...] = field(default=())
+    paths: tuple[PathRecord, ...] = field(default=())
 
     @property
     def units_spent(self) -> int:

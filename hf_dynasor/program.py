@@ -17,6 +17,7 @@ from hf_dynasor.certaindex import Certaindex
 from hf_dynasor.core import MAX_SEED, Cancel, Command, Completion, FinishReason, RequestKey, Usage
 from hf_dynasor.errors import ProgramError
 from hf_dynasor.grants import AllocationPolicy, Answer, Decision, GrantRecord, Knob
+from hf_dynasor.paths import PathRecord
 
 _serials = itertools.count()
 
@@ -74,6 +75,10 @@ class ReasoningProgram(ABC):
 
     def list_votes(self) -> tuple[tuple[str, float], ...]:
         """Candidate answers with their weights, heaviest first, for people; empty where nothing is voted."""
+        return ()
+
+    def list_paths(self) -> tuple[PathRecord, ...]:
+        """What was generated so far, piece by piece, in the order of the knob's units."""
         return ()
 
     def key(self, request_id: str) -> RequestKey:
@@ -181,6 +186,7 @@ class ReasoningProgram(ABC):
             unit=self.knob.unit,
             num_failed=self.num_failed,
             votes=self.list_votes(),
+            paths=self.list_paths(),
         )
 
 

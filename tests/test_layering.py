@@ -13,13 +13,14 @@ PACKAGE = Path(hf_dynasor.__file__).parent
 PURE_ROOMS = ("certaindex", "answers", "programs", "scheduler", "stopping", "evaluation", "cli")
 
 # A room (or root module) -> what of the package it may import besides itself and the vocabulary.
-VOCABULARY = {"core", "engine", "errors", "clock"}
+VOCABULARY = {"core", "engine", "errors", "clock", "paths"}
 BASE = VOCABULARY | {"certaindex", "grants"}
 MAY_IMPORT = {
     "core": {"errors"},
     "engine": {"core", "errors"},
     "errors": set(),
     "clock": set(),
+    "paths": {"core", "errors"},
     "certaindex": {"errors"},
     "answers": {"errors"},
     "grants": VOCABULARY | {"certaindex"},

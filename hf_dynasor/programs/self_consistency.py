@@ -21,6 +21,7 @@ from hf_dynasor.certaindex import Certaindex, agreement, answer_probability, mea
 from hf_dynasor.core import Completion, FinishReason, Generate, Prompt, SamplingParams
 from hf_dynasor.errors import ConfigurationError, ProgramError
 from hf_dynasor.grants import Knob
+from hf_dynasor.paths import PathRecord
 from hf_dynasor.program import Flow, ReasoningProgram, derive_seed
 
 DEFAULT_SAMPLING = SamplingParams(max_new_tokens=512, temperature=0.7)
@@ -129,6 +130,21 @@ class SelfConsistency(ReasoningProgram):
         groups = self._groups.groups if self._groups else ()
         return tuple((group.representative, float(group.size)) for group in groups)
 
+    def list_paths(self) -> tuple[PathRecord, ...]:
+        """The samples, by index."""
+        return tuple(
+            PathRecord(
+                request_id=_name_request(sample.index),
+                unit=sample.index,
+                text=sample.text,
+                answer=sample.answer,
+                probability=sample.probability,
+                num_tokens=sample.num_tokens,
+                finish_reason=sample.finish_reason,
+            )
+            for sample in sorted(self.samples, key=lambda sample: sample.index)
+        )
+
     def snapshot(self) -> dict[str, Any]:
         """Its samples and where it stands, ready for JSON."""
         return {
@@ -143,7 +159,7 @@ class SelfConsistency(ReasoningProgram):
 
     def _make_request(self, index: int) -> Generate:
         sampling = replace(self.sampling, seed=derive_seed(self.sampling.seed, "sample", index))
-        return Generate(key=self.key(f"sample-{index}"), prompt=self.prompt, sampling=sampling)
+        return Generate(key=self.key(_name_request(index)), prompt=self.prompt, sampling=sampling)
 
     def _observe(self, completion: Completion) -> None:
         if completion.finish_reason is FinishReason.FAILED:
@@ -167,6 +183,10 @@ class SelfConsistency(ReasoningProgram):
             return None
         probabilities = [self.samples[index].probability for index in self._groups.groups[0].indices]
         return mean_signal([value for value in probabilities if value is not None])
+
+
+def _name_request(index: int) -> str:
+    return f"sample-{index}"
 
 
 def _read_probability(completion: Completion, found: FoundAnswer | None) -> float | None:

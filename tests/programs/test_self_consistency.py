@@ -12,6 +12,7 @@ from hf_dynasor.core import Completion, FinishReason, Prompt, SamplingParams, Us
 from hf_dynasor.drivers import run
 from hf_dynasor.errors import ConfigurationError, ProgramError
 from hf_dynasor.grants import StopReason
+from hf_dynasor.paths import PathRecord
 from hf_dynasor.programs import SelfConsistency
 from hf_dynasor.scheduler import Even, StaticThreshold
 from hf_dynasor.testing import Reply, ScriptedEngine
@@ -199,3 +200,13 @@ def test_a_snapshot_is_plain_json():
 def test_savings_are_estimated_from_the_mean_sample():
     answer = solve(["\\boxed{4} is what it is"] * 20, policy=StaticThreshold())
     assert answer.full_budget_tokens == answer.usage.net_tokens * 4
+
+
+def test_paths_are_the_samples_in_order_and_survive_json():
+    engine = ScriptedEngine([f"So \\boxed{{{index % 3}}}." for index in range(6)])
+    answer = run(SelfConsistency(PROMPT, budget=6), engine, Even())
+    assert [path.unit for path in answer.paths] == list(range(6))
+    assert [path.answer for path in answer.paths] == ["0", "1", "2", "0", "1", "2"]
+    assert sum(path.num_tokens for path in answer.paths) == answer.usage.net_tokens
+    rows = json.loads(json.dumps([path.to_dict() for path in answer.paths]))
+    assert tuple(PathRecord.from_dict(row) for row in rows) == answer.paths
