@@ -17,8 +17,10 @@ class StopReason(str, Enum):
     """Why a program ended."""
 
     CERTAIN = "certain"
+    FINISHED = "finished"
     BUDGET = "budget"
     LENGTH = "length"
+    HOPELESS = "hopeless"
     DENIED = "denied"
 
 
@@ -51,6 +53,9 @@ class GrantRecord:
         certaindex: The reading after they were spent.
         usage: Tokens of the program so far.
         sequential_tokens: Longest chain of tokens so far that had to wait for each other.
+        groups: For each finished path so far, in the order of the knob's units, the number of the group that its
+            answer belongs to, counted by first appearance; a path without an answer has a number of its own.
+            Empty where a program does not group answers.
     """
 
     units: int
@@ -58,6 +63,7 @@ class GrantRecord:
     certaindex: Certaindex
     usage: Usage
     sequential_tokens: int
+    groups: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The record, ready for JSON."""

@@ -81,6 +81,18 @@ class ReasoningProgram(ABC):
         """What was generated so far, piece by piece, in the order of the knob's units."""
         return ()
 
+    def list_groups(self) -> tuple[int, ...]:
+        """Which group of equal answers each finished path is in; see `GrantRecord.groups`."""
+        return ()
+
+    def find_ending(self) -> Decision | None:
+        """The program's own last word: a denial once more of its knob cannot change its answer, else `None`."""
+        return None
+
+    def count_spent(self, grant: int) -> int:
+        """How many units of a grant were really spent; fewer where the program came to its own end."""
+        return grant
+
     def key(self, request_id: str) -> RequestKey:
         """The key of one of this program's requests."""
         return RequestKey(program_id=self.program_id, request_id=request_id)
@@ -96,10 +108,10 @@ class ReasoningProgram(ABC):
                 f"Program {self.program_id!r} has run already: make a new one for another run."
             )
         self._has_started = True
-        while (decision := self._ask(policy)).units:
+        while (decision := self.find_ending() or self._ask(policy)).units:
             yield from self._execute_and_account(decision.units)
             self.update_certaindex()
-            self.trace = (*self.trace, self._record(decision.units))
+            self.trace = (*self.trace, self._record(self.count_spent(decision.units)))
         return self._build_answer(decision)
 
     @property
@@ -170,6 +182,7 @@ class ReasoningProgram(ABC):
             certaindex=self.certaindex,
             usage=self.usage,
             sequential_tokens=self._depth,
+            groups=self.list_groups(),
         )
 
     def _build_answer(self, decision: Decision) -> Answer:

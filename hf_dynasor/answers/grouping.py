@@ -63,6 +63,18 @@ class AnswerGroups:
         """Group sizes as a certaindex counts them: every missing answer is a group of its own, at the end."""
         return (*(group.size for group in self.groups), *(1 for _ in self.missing))
 
+    def list_memberships(self) -> tuple[int, ...]:
+        """For each answer the number of its group, counted by first appearance; a missing one has its own.
+
+        Examples:
+            >>> group_answers(["2", None, "3", "3", "2"]).list_memberships()
+            (0, 1, 2, 2, 0)
+        """
+        starts = [(group.indices[0], group.indices) for group in self.groups]
+        starts += [(index, (index,)) for index in self.missing]
+        numbers = {index: number for number, (_, indices) in enumerate(sorted(starts)) for index in indices}
+        return tuple(numbers[index] for index in range(len(numbers)))
+
 
 def group_answers(
     answers: Sequence[str | None], *, format: AnswerFormat = "auto", timeout: float = DEFAULT_TIMEOUT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_dynasor.answers import is_correct
@@ -21,13 +21,17 @@ from hf_dynasor.recipe import Recipe, count_repeats
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionResult:
-    """How one question went: with an answer, or with the error that ended it."""
+    """How one question went: with an answer, or with the error that ended it.
+
+    Its `program_id` names the program that answered it among those of the engine.
+    """
 
     question: Question
     answer: Answer | None
     is_correct: bool
     usage: Usage
     error: str | None = None
+    program_id: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The row, ready for JSON."""
@@ -128,9 +132,11 @@ def evaluate(
     clock = clock or MonotonicClock()
     begin = clock.now()
     results: dict[int, QuestionResult] = {}
-    programs = _build_programs(recipe, questions)
+    program_ids: list[str] = []
+    programs = _build_programs(recipe, questions, program_ids)
     for outcome in run_many(programs, engine, max_active=max_active, timeout=timeout):
-        result = _grade(questions[outcome.index], outcome, recipe)
+        graded = _grade(questions[outcome.index], outcome, recipe)
+        result = replace(graded, program_id=program_ids[outcome.index])
         results[outcome.index] = result
         if on_result is not None:
             on_result(result)
@@ -148,11 +154,13 @@ def estimate_full_tokens(report: EvaluationReport) -> int:
 
 
 def _build_programs(
-    recipe: Recipe, questions: Sequence[Question]
+    recipe: Recipe, questions: Sequence[Question], program_ids: list[str]
 ) -> Iterator[tuple[ReasoningProgram, AllocationPolicy]]:
     repeats = count_repeats(question.question for question in questions)
     for question, (text, repeat) in zip(questions, repeats, strict=True):
-        yield recipe.build(text, label=question.id, repeat=repeat)
+        program, policy = recipe.build(text, label=question.id, repeat=repeat)
+        program_ids.append(program.program_id)
+        yield program, policy
 
 
 def _grade(question: Question, outcome: ProgramOutcome, recipe: Recipe) -> QuestionResult:

@@ -13,11 +13,12 @@ from hf_dynasor.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One question with its reference answer."""
+    """One question with its reference answer and, where the file names one, its group (domain, difficulty)."""
 
     id: str
     question: str
     answer: str
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,8 @@ class QuestionFile:
 def read_questions(path: str | Path) -> QuestionFile:
     """Read a JSON-lines file of questions.
 
-    Each line is an object with `question` (text), `answer` (text or number) and, if it likes, `id`; other
-    fields are left alone. Empty lines are skipped.
+    Each line is an object with `question` (text), `answer` (text or number) and, if it likes, `id` and `group` (or
+    `level`); other fields are left alone. Empty lines are skipped.
 
     Raises:
         InputError: The file cannot be read, or no line of it can.
@@ -110,8 +111,13 @@ def _parse_line(line: str, number: int) -> Question:
     is_number = isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
     if not is_number and not (isinstance(answer, str) and answer.strip()):
         raise InputError(f"answer is {answer!r}, expected a text or a number")
-    name = row.get("id")
-    return Question(id=f"line-{number}" if name is None else str(name), question=question, answer=str(answer))
+    name, group = row.get("id"), row.get("group", row.get("level"))
+    return Question(
+        id=f"line-{number}" if name is None else str(name),
+        question=question,
+        answer=str(answer),
+        group=None if group is None else str(group),
+    )
 
 
 def _has_surrogate(text: str) -> bool:

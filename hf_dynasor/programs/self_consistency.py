@@ -130,6 +130,10 @@ class SelfConsistency(ReasoningProgram):
         groups = self._groups.groups if self._groups else ()
         return tuple((group.representative, float(group.size)) for group in groups)
 
+    def list_groups(self) -> tuple[int, ...]:
+        """The group of each finished sample; one that failed is left out."""
+        return self._groups.list_memberships() if self._groups else ()
+
     def list_paths(self) -> tuple[PathRecord, ...]:
         """The samples, by index."""
         return tuple(
