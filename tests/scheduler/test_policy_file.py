@@ -1,0 +1,161 @@
+"""Policy files: what is written is read back, and nothing else is."""
+
+import dataclasses
+import json
+
+import pytest
+
+from hf_dynasor.certaindex import Thresholds
+from hf_dynasor.errors import ConfigurationError, InputError
+from hf_dynasor.scheduler import StaticThreshold
+from hf_dynasor.scheduler.calibration_certificate import (
+    Certificate,
+    GroupResult,
+    Reference,
+    Saving,
+    read_certificate,
+)
+from hf_dynasor.scheduler.policy_file import SCHEMA, PolicyFile, load_policy, parse_policy
+
+CERTIFICATE = Certificate(
+    risk=0.02,
+    confidence=0.9,
+    loss="paired",
+    method="ltt",
+    bound="binomial",
+    num_questions=200,
+    num_needed=114,
+    num_settings=12,
+    num_certified=3,
+    realised_risk=0.005,
+    p_value=0.0894,
+    upper_bound=0.0193,
+    accuracy=0.88,
+    baseline_accuracy=0.885,
+    tokens_saved=Saving(share=0.4, low=0.36, high=0.44),
+    early_stop_rate=0.7,
+    is_run_to_cap=False,
+    groups={
+        "algebra": GroupResult(num_questions=200, realised_risk=0.005, p_value=0.0894, upper_bound=0.0193)
+    },
+    fingerprint="ab" * 32,
+    reference=Reference(num_early=140, spent=(0,) * 20, lengths=(0, 200)),
+    warnings=("few questions",),
+    created_by="hf_dynasor 0.1.0",
+)
+FILE = PolicyFile(
+    kind="width",
+    name="static",
+    parameters={"detect_at": 5, "thresholds": {"entropy": 0.7}},
+    certificate=CERTIFICATE,
+)
+
+
+def broken(**changes):
+    return FILE.to_dict() | changes
+
+
+def broken_certificate(**changes):
+    return broken(certificate=CERTIFICATE.to_dict() | changes)
+
+
+def test_a_file_is_read_back_as_it_was_written(tmp_path):
+    FILE.save(tmp_path / "policy.json")
+    assert load_policy(tmp_path / "policy.json") == FILE
+    assert json.loads((tmp_path / "policy.json").read_text())["schema"] == SCHEMA
+
+
+def test_a_certificate_on_average_has_neither_confidence_nor_p_value():
+    on_average = dataclasses.replace(CERTIFICATE, confidence=None, p_value=None, method="crc")
+    assert read_certificate(json.loads(json.dumps(on_average.to_dict()))) == on_average
+
+
+def test_certificate_and_exit_may_be_left_out():
+    row = {"schema": SCHEMA, "kind": "depth", "name": "boundary", "parameters": {"threshold": 0.99}}
+    assert parse_policy(row).to_dict() == row
+    assert parse_policy(row | {"exit": {"closing": "</think>"}}).exit == {"closing": "</think>"}
+
+
+def test_a_width_file_builds_its_policy():
+    policy = FILE.build_policy()
+    assert policy == StaticThreshold(detect_at=5, thresholds=Thresholds(entropy=0.7))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([], "JSON list"),
+        ({}, "schema None"),
+        (broken(schema="hf_dynasor.policy/2"), "policy/2"),
+        (broken(colour="red"), "Unknown key 'colour'. Known: schema"),
+        ({"schema": SCHEMA, "kind": "width"}, "Missing: name, parameters"),
+        (broken(kind="height"), "Known: depth, width, width_depth"),
+        (broken(kind=["width"]), "kind of policy"),
+        (broken(name=""), "name = ''"),
+        (broken(name=3), "name = 3"),
+        (broken(parameters=[]), "parameters = \\[\\]"),
+        (broken(exit="now"), "exit = 'now'"),
+        (broken(certificate=[]), "certificate = \\[\\]"),
+        (broken_certificate(risk="2%"), "certificate.risk = '2%'"),
+        (broken_certificate(risk=True), "certificate.risk = True"),
+        (broken_certificate(risk=2), "from 0 to 1"),
+        (broken_certificate(confidence=-0.1), "certificate.confidence"),
+        (broken_certificate(loss="huber"), "one of: paired, accuracy"),
+        (broken_certificate(num_questions=2.5), "whole number"),
+        (broken_certificate(is_run_to_cap=0), "true or false"),
+        (broken_certificate(groups=[]), "certificate.groups"),
+        (broken_certificate(groups={"a": {}}), "Missing in certificate.groups.a"),
+        (broken_certificate(tokens_saved={"share": 0.1}), "Missing in certificate.tokens_saved"),
+        (broken_certificate(warnings="none"), "expected a list"),
+        (broken_certificate(reference={"num_early": 1, "spent": [1.5], "lengths": []}), r"spent\[0\]"),
+        (broken_certificate(mood="good"), "Unknown key 'mood' in certificate"),
+    ],
+)
+def test_a_broken_file_says_where(row, message):
+    with pytest.raises(InputError, match=message):
+        parse_policy(row)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no JSON"),
+        ("{", "no JSON"),
+        ('{"schema": NaN}', "number NaN"),
+        ('{"schema": 1, "schema": 2}', "twice"),
+        ("[" * 100_000, "no JSON"),
+        ('"' + "x" * 1_000_001 + '"', "characters"),
+    ],
+)
+def test_a_file_that_is_no_policy_is_named(tmp_path, text, message):
+    path = tmp_path / "policy.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as raised:
+        load_policy(path)
+    assert "policy.json" in str(raised.value)
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path):
+    with pytest.raises(InputError, match="Cannot read"):
+        load_policy(tmp_path / "none.json")
+    with pytest.raises(InputError, match="Cannot write"):
+        FILE.save(tmp_path / "none" / "policy.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not UTF-8"):
+        load_policy(tmp_path / "bytes.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "depth"}, "expected 'width'"),
+        ({"name": "statik"}, "Unknown policy 'statik'"),
+        ({"parameters": {"treshold": 1}}, "Unknown option of policy 'static' 'treshold'"),
+        ({"parameters": {"detect_at": "five"}}, "detect_at = 'five'"),
+        ({"parameters": {"thresholds": {"mood": 0.5}}}, "mood"),
+        ({"parameters": {"thresholds": 0.5}}, "object by signal"),
+    ],
+)
+def test_a_policy_that_cannot_be_built_says_why(changes, message):
+    with pytest.raises(ConfigurationError, match=message):
+        dataclasses.replace(FILE, **changes).build_policy()
