@@ -11,23 +11,14 @@ import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
-from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hf_dynasor.certaindex import Certaindex
-from hf_dynasor.core import MAX_SEED, Cancel, Command, Completion, FinishReason, Request, RequestKey, Usage
+from hf_dynasor.core import MAX_SEED, Cancel, Command, Completion, FinishReason, RequestKey, Usage
 from hf_dynasor.errors import ProgramError
 from hf_dynasor.grants import AllocationPolicy, Answer, Decision, GrantRecord, Knob
 from hf_dynasor.paths import PathRecord
-from hf_dynasor.snapshots import (
-    SCHEMA,
-    check_policy,
-    check_snapshot,
-    completion_from_dict,
-    completion_to_dict,
-    describe_settings,
-    describe_value,
-)
+from hf_dynasor.snapshots import Journal, check_snapshot, describe_settings, describe_value
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -80,9 +71,7 @@ class ReasoningProgram(ABC):
         self.num_failed = 0
         self._depth = 0
         self._has_started = False
-        self._policy: str | None = None
-        self._journal: list[Completion] = []
-        self._snapshot: Mapping[str, Any] | None = None
+        self._journal = Journal()
 
     @abstractmethod
     def execute(self, grant: int) -> Flow:
@@ -131,10 +120,10 @@ class ReasoningProgram(ABC):
                 f"Program {self.program_id!r} has run already: make a new one for another run."
             )
         self._has_started = True
-        self._policy = _describe_policy(policy)
+        self._journal.begin(describe_value(policy))
         spending = self._spend(policy)
         try:
-            commands = self._catch_up(spending)
+            commands = self._journal.catch_up(spending)
             while True:
                 completion = yield commands
                 self._journal.append(completion)
@@ -163,14 +152,7 @@ class ReasoningProgram(ABC):
         It holds every completion that the program has seen, not what is still in flight: that is asked for again
         by the program that goes on from it.
         """
-        recorded = self._list_recorded() if len(self._journal) < self._num_recorded else self._journal
-        return {
-            "schema": SCHEMA,
-            **self._identify(),
-            "label": self.label,
-            "policy": self._snapshot["policy"] if self._snapshot and not self._has_started else self._policy,
-            "completions": [completion_to_dict(completion) for completion in list(recorded)],
-        }
+        return {**self._identify(), "label": self.label, **self._journal.to_dict()}
 
     def resume(self, snapshot: Mapping[str, Any]) -> Self:
         """Go on from a snapshot of an equal program, this process's or another's; then run it as usual.
@@ -188,16 +170,8 @@ class ReasoningProgram(ABC):
         if self._has_started:
             raise ProgramError(f"Program {self.program_id!r} has run already: resume a new one.")
         check_snapshot(snapshot, self._identify())
-        self._snapshot = snapshot
+        self._journal.restore(snapshot, self.program_id)
         return self
-
-    @property
-    def _num_recorded(self) -> int:
-        return len(self._snapshot["completions"]) if self._snapshot else 0
-
-    def _list_recorded(self) -> list[Completion]:
-        rows = self._snapshot["completions"] if self._snapshot else ()
-        return [completion_from_dict(row, self.program_id) for row in rows]
 
     def _identify(self) -> dict[str, Any]:
         return {
@@ -206,22 +180,6 @@ class ReasoningProgram(ABC):
             "budget": self.knob.maximum,
             "settings": self._settings,
         }
-
-    def _catch_up(self, spending: ProgramFlow) -> tuple[Command, ...]:
-        """Feed a fresh flow what the snapshot holds; returns the first commands for an engine."""
-        if self._snapshot is None:
-            return next(spending)
-        assert self._policy is not None  # set where the flow began
-        check_policy(self._snapshot, self._policy)
-        replay = Replay(spending)
-        for completion in self._list_recorded():
-            self._journal.append(completion)
-            replay.send(completion)
-        # What was cancelled and had not ended yet ends here: nobody wants it, so it is not asked for again.
-        while (key := replay.find_cancelled()) is not None:
-            self._journal.append(Completion(key=key, finish_reason=FinishReason.CANCELLED))
-            replay.send(self._journal[-1])
-        return replay.requests
 
     def _ask(self, policy: AllocationPolicy) -> Decision:
         decision = policy.allocate(self.knob, self.trace)
@@ -301,45 +259,6 @@ class ReasoningProgram(ABC):
             votes=self.list_votes(),
             paths=self.list_paths(),
         )
-
-
-class Replay:
-    """A flow that is fed recorded completions, and what it waits for meanwhile."""
-
-    def __init__(self, spending: ProgramFlow) -> None:
-        self._spending = spending
-        self._waiting: dict[RequestKey, Request] = {}
-        self._cancelled: set[RequestKey] = set()
-        self._note(next(spending))
-
-    @property
-    def requests(self) -> tuple[Request, ...]:
-        """What was sent and has not ended."""
-        return tuple(self._waiting.values())
-
-    def find_cancelled(self) -> RequestKey | None:
-        """The first request that was cancelled and has not ended; `None` where there is none."""
-        return next((key for key in self._waiting if key in self._cancelled), None)
-
-    def send(self, completion: Completion) -> None:
-        """Feed one completion; raises `ProgramError` for one that the flow does not wait for."""
-        if self._waiting.pop(completion.key, None) is None:
-            raise ProgramError(
-                f"The snapshot holds a completion of {completion.key.request_id!r}, which this program has not "
-                "asked for. It was written by another version of the program, or changed."
-            )
-        self._note(self._spending.send(completion))
-
-    def _note(self, commands: tuple[Command, ...]) -> None:
-        for command in commands:
-            if isinstance(command, Cancel):
-                self._cancelled.update(command.keys)
-            else:
-                self._waiting[command.key] = command
-
-
-def _describe_policy(policy: AllocationPolicy) -> str:
-    return describe_value(policy) if is_dataclass(policy) else policy.name
 
 
 def derive_seed(seed: int | None, *path: object) -> int | None:

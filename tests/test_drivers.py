@@ -50,9 +50,6 @@ class FirstOf(ReasoningProgram):
     def select_answer(self):
         return self.text
 
-    def snapshot(self):
-        return {"text": self.text}
-
 
 def label(request):
     return request.key.program_id.partition("#")[0]

@@ -6,8 +6,7 @@ log-probabilities, the probability of the majority's answer tokens (paper ยง2, ย
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from hf_dynasor.answers import (
     AnswerFormat,
@@ -148,18 +147,6 @@ class SelfConsistency(ReasoningProgram):
             )
             for sample in sorted(self.samples, key=lambda sample: sample.index)
         )
-
-    def snapshot(self) -> dict[str, Any]:
-        """Its samples and where it stands, ready for JSON."""
-        return {
-            "program": self.name,
-            "label": self.label,
-            "budget": self.knob.maximum,
-            "grants": [record.to_dict() for record in self.trace],
-            "samples": [
-                asdict(sample) | {"finish_reason": sample.finish_reason.value} for sample in self.samples
-            ],
-        }
 
     def _make_request(self, index: int) -> Generate:
         sampling = replace(self.sampling, seed=derive_seed(self.sampling.seed, "sample", index))

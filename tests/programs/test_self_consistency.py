@@ -189,14 +189,6 @@ def test_without_logprobs_the_answer_probability_is_unknown():
     assert "answer_probability" not in solve([box(4)] * 3).certaindex.signals
 
 
-def test_a_snapshot_is_plain_json():
-    program = SelfConsistency(PROMPT, budget=6)
-    run(program, ScriptedEngine([box(4)] * 6), StaticThreshold())
-    snapshot = json.loads(json.dumps(program.snapshot()))
-    assert [sample["answer"] for sample in snapshot["samples"]] == ["4"] * 5
-    assert snapshot["grants"][0]["units"] == 5
-
-
 def test_savings_are_estimated_from_the_mean_sample():
     answer = solve(["\\boxed{4} is what it is"] * 20, policy=StaticThreshold())
     assert answer.full_budget_tokens == answer.usage.net_tokens * 4
