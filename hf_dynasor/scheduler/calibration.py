@@ -28,6 +28,9 @@ METHODS: tuple[Method, ...] = get_args(Method)
 Losses: TypeAlias = Sequence[float]
 """One number for each question, in the same order for every setting."""
 
+Groups: TypeAlias = Sequence[Sequence[int]]
+"""For each group of questions, their positions among the losses; empty for no groups."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
@@ -48,13 +51,25 @@ class Setting:
 
 
 def learn_then_test(
-    paths: Sequence[Sequence[Losses]], *, risk: float, confidence: float, bound: Bound
+    paths: Sequence[Sequence[Losses]],
+    *,
+    risk: float,
+    confidence: float,
+    bound: Bound,
+    groups: Groups = (),
 ) -> tuple[Setting, ...]:
     """Fixed-sequence testing on several paths at once.
 
     Each of the paths gets an equal share of 1 - confidence and is walked from its conservative end; the first
     setting that fails ends it. No further correction is needed, because a path can err only at the first setting
     whose risk is too high. The order of a path must not depend on these losses.
+
+    Args:
+        paths: Losses of each setting.
+        risk, confidence: To be promised.
+        bound: Which test.
+        groups: Positions of the questions of each group, where the promise is to hold in every one of them. A
+            setting then passes only if it passes in each, so its p-value is the largest: no correction needed.
 
     Raises:
         ConfigurationError: No path, an empty one, or a confidence outside (0, 1).
@@ -65,14 +80,19 @@ def learn_then_test(
     for number, path in enumerate(paths):
         is_open = True
         for position, losses in enumerate(path):
-            value = p_value(losses, risk, bound=bound)
+            value = largest_p_value(losses, risk, bound=bound, groups=groups)
             is_open = is_open and value <= level
             results.append(_note(number, position, value, level, is_open))
     return tuple(results)
 
 
 def bonferroni(
-    paths: Sequence[Sequence[Losses]], *, risk: float, confidence: float, bound: Bound
+    paths: Sequence[Sequence[Losses]],
+    *,
+    risk: float,
+    confidence: float,
+    bound: Bound,
+    groups: Groups = (),
 ) -> tuple[Setting, ...]:
     """Every setting tested with its equal share of 1 - confidence, whatever the others gave."""
     _check(paths, confidence)
@@ -80,13 +100,23 @@ def bonferroni(
     results: list[Setting] = []
     for number, path in enumerate(paths):
         for position, losses in enumerate(path):
-            value = p_value(losses, risk, bound=bound)
+            value = largest_p_value(losses, risk, bound=bound, groups=groups)
             results.append(_note(number, position, value, level, value <= level))
     return tuple(results)
 
 
+def largest_p_value(losses: Losses, risk: float, *, bound: Bound, groups: Groups = ()) -> float:
+    """The p-value over all questions, or the largest over the groups."""
+    return max(p_value(part, risk, bound=bound) for part in split_groups(losses, groups))
+
+
+def split_groups(losses: Losses, groups: Groups) -> list[Losses]:
+    """The losses of each group, or all of them where there are no groups."""
+    return [[losses[index] for index in members] for members in groups] or [losses]
+
+
 def conformal_risk_control(
-    path: Sequence[Losses], *, risk: float, highest: float = 1.0
+    path: Sequence[Losses], *, risk: float, highest: float = 1.0, groups: Groups = ()
 ) -> tuple[Setting, ...]:
     """Settings whose risk, with one more question of the highest loss added, is still within the promised.
 
@@ -97,13 +127,15 @@ def conformal_risk_control(
         path: Losses in [0, highest] from conservative to aggressive.
         risk: In (0, 1).
         highest: Of any loss.
+        groups: As for `learn_then_test`: the promise then holds in every one of them.
     """
     _check([path], 0.5)
     if not 0 < risk < 1:
         raise ConfigurationError(f"Got {risk = } but expected a number in (0, 1).")
     results, is_open = [], True
     for position, losses in enumerate(raise_to_monotone(path)):
-        is_open = is_open and (math.fsum(losses) + highest) / (len(losses) + 1) <= risk
+        parts = split_groups(losses, groups)
+        is_open = is_open and all((math.fsum(part) + highest) / (len(part) + 1) <= risk for part in parts)
         results.append(Setting(path=0, position=position, p_value=None, level=None, is_certified=is_open))
     return tuple(results)
 
@@ -129,7 +161,13 @@ def is_monotone(path: Sequence[Losses]) -> bool:
 
 
 def choose(
-    paths: Sequence[Sequence[Losses]], *, method: Method, risk: float, confidence: float, bound: Bound
+    paths: Sequence[Sequence[Losses]],
+    *,
+    method: Method,
+    risk: float,
+    confidence: float,
+    bound: Bound,
+    groups: Groups = (),
 ) -> tuple[Setting, ...]:
     """The settings under the named method.
 
@@ -137,16 +175,16 @@ def choose(
         ConfigurationError: An unknown method; several paths, or losses below 0, for `crc`.
     """
     if method == "ltt":
-        return learn_then_test(paths, risk=risk, confidence=confidence, bound=bound)
+        return learn_then_test(paths, risk=risk, confidence=confidence, bound=bound, groups=groups)
     if method == "bonferroni":
-        return bonferroni(paths, risk=risk, confidence=confidence, bound=bound)
+        return bonferroni(paths, risk=risk, confidence=confidence, bound=bound, groups=groups)
     if method != "crc":
         raise name_unknown("method", method, METHODS)
     if len(paths) != 1 or any(loss < 0 for losses in paths[0] for loss in losses):
         raise ConfigurationError(
             f"Got {len(paths)} paths or a loss below 0 but 'crc' expects one path of losses in [0, 1]."
         )
-    return conformal_risk_control(paths[0], risk=risk)
+    return conformal_risk_control(paths[0], risk=risk, groups=groups)
 
 
 def _note(path: int, position: int, value: float, level: float, is_certified: bool) -> Setting:

@@ -3,7 +3,8 @@
     {"schema": "hf_dynasor.policy/1", "kind": "width", "name": "static",
      "parameters": {"detect_at": 5, "thresholds": {"entropy": 0.7}}, "certificate": {...}}
 
-`certificate` and `exit` may be left out. A file is read strictly: an unknown key, a missing one or a value of the
+`certificate` may be left out. A depth policy may have `exit`, `suffix` and `closing`, which say how a thought ends
+once it is stopped (see `hf_dynasor.stopping`). A file is read strictly: an unknown key, a missing one or a value of the
 wrong type is an error that names it.
 """
 
@@ -28,7 +29,8 @@ KINDS: tuple[PolicyKind, ...] = get_args(PolicyKind)
 
 _MAX_CHARACTERS = 1_000_000
 _REQUIRED = ("schema", "kind", "name", "parameters")
-_OPTIONAL = ("certificate", "exit")
+_ENDINGS = ("exit", "suffix", "closing")
+_OPTIONAL = ("certificate", *_ENDINGS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ class PolicyFile:
         name: Of the policy or rule.
         parameters: Its options, as plain JSON.
         certificate: What was promised when it was calibrated; `None` for a policy written by hand.
-        exit: How a depth policy ends a thought (its closing text), as plain JSON; `None` for the default.
+        exit, suffix, closing: How a thought ends that a depth policy stops; `None` for the defaults.
 
     Examples:
         >>> PolicyFile(kind="width", name="static", parameters={"detect_at": 3}).build_policy().detect_at
@@ -52,7 +54,9 @@ class PolicyFile:
     name: str
     parameters: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     certificate: Certificate | None = None
-    exit: Mapping[str, Any] | None = None
+    exit: str | None = None
+    suffix: str | None = None
+    closing: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -63,6 +67,8 @@ class PolicyFile:
             isinstance(key, str) for key in self.parameters
         ):
             raise ConfigurationError(f"Got {self.parameters = } but expected options by name.")
+        if self.kind == "width" and any(getattr(self, name) is not None for name in _ENDINGS):
+            raise ConfigurationError(f"{', '.join(_ENDINGS)} belong to depth policies, but kind is 'width'.")
 
     def build_policy(self) -> AllocationPolicy:
         """The allocation policy of a `width` file.
@@ -86,7 +92,8 @@ class PolicyFile:
         }
         if self.certificate is not None:
             row["certificate"] = self.certificate.to_dict()
-        return row if self.exit is None else row | {"exit": dict(self.exit)}
+        endings = {name: getattr(self, name) for name in _ENDINGS}
+        return row | {name: text for name, text in endings.items() if text is not None}
 
     def save(self, path: str | Path) -> None:
         """Write the file.
@@ -147,13 +154,15 @@ def parse_policy(row: object) -> PolicyFile:
     if missing:
         raise InputError(f"Missing: {', '.join(missing)}.")
     certificate = row.get("certificate")
+    if certificate is not None and not isinstance(certificate, Mapping):
+        raise InputError(f"Got certificate = {certificate!r} but expected an object.")
     try:
         return PolicyFile(
             kind=row["kind"],
             name=read_text(row["name"], "name"),
             parameters=_read_object(row["parameters"], "parameters"),
-            certificate=None if certificate is None else read_certificate(certificate),
-            exit=None if row.get("exit") is None else _read_object(row["exit"], "exit"),
+            certificate=read_certificate(certificate) if certificate else None,
+            **{name: read_text(row[name], name) for name in _ENDINGS if row.get(name) is not None},
         )
     except ConfigurationError as error:
         raise InputError(str(error)) from None

@@ -49,6 +49,16 @@ def test_paths_share_the_error():
     assert not certified(learn_then_test([few, few], risk=0.05, confidence=0.9, bound="binomial"))
 
 
+@pytest.mark.parametrize("method", ["ltt", "bonferroni", "crc"])
+def test_a_setting_must_hold_in_every_group(method):
+    """Ten of 400 lost are 2.5%, but all of them in the second half: 5% there, which 5% of risk cannot allow."""
+    path = [[0.0] * 390 + [1.0] * 10]
+    options = {"method": method, "risk": 0.05, "confidence": 0.9, "bound": "binomial"}
+    assert certified(choose([path], **options))
+    assert not certified(choose([path], **options, groups=[range(200), range(200, 400)]))
+    assert certified(choose([path], **options, groups=[range(0, 400, 2), range(1, 400, 2)])) == [(0, 0)]
+
+
 def false_certificates(method, *, runs, rng):
     """Runs in which a setting was certified although its risk is above the promised 5%.
 

@@ -73,7 +73,8 @@ def test_a_certificate_on_average_has_neither_confidence_nor_p_value():
 def test_certificate_and_exit_may_be_left_out():
     row = {"schema": SCHEMA, "kind": "depth", "name": "boundary", "parameters": {"threshold": 0.99}}
     assert parse_policy(row).to_dict() == row
-    assert parse_policy(row | {"exit": {"closing": "</think>"}}).exit == {"closing": "</think>"}
+    assert parse_policy(row | {"exit": "paste"}).to_dict() == row | {"exit": "paste"}
+    assert parse_policy(row | {"certificate": {}}).certificate is None
 
 
 def test_a_width_file_builds_its_policy():
@@ -94,7 +95,8 @@ def test_a_width_file_builds_its_policy():
         (broken(name=""), "name = ''"),
         (broken(name=3), "name = 3"),
         (broken(parameters=[]), "parameters = \\[\\]"),
-        (broken(exit="now"), "exit = 'now'"),
+        (broken(exit="paste"), "belong to depth policies"),
+        (broken(kind="depth", exit={}), "exit = {}"),
         (broken(certificate=[]), "certificate = \\[\\]"),
         (broken_certificate(risk="2%"), "certificate.risk = '2%'"),
         (broken_certificate(risk=True), "certificate.risk = True"),
