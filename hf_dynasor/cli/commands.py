@@ -6,18 +6,20 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any, TextIO
 
 from hf_dynasor.cli import display
 from hf_dynasor.cli.options import make_recipe
+from hf_dynasor.cli.replays import open_output
 from hf_dynasor.clock import MonotonicClock
 from hf_dynasor.embedded.problems import generate_problems
 from hf_dynasor.engine import Ability, Engine
 from hf_dynasor.errors import InputError
 from hf_dynasor.evaluation import EvaluationReport, QuestionFile, QuestionResult, evaluate, read_questions
+from hf_dynasor.evaluation.recording import RecordingEngine, TraceWriter, check_full_budget
 from hf_dynasor.grants import Answer, GrantRecord
 from hf_dynasor.recipe import Recipe
 
@@ -49,20 +51,28 @@ def run_solve(arguments: argparse.Namespace) -> int:
 def run_eval(arguments: argparse.Namespace) -> int:
     """`hf-dynasor eval`: a file of questions, rows as they end, a summary."""
     recipe = make_recipe(arguments)
+    if arguments.trace:
+        check_full_budget(recipe)
     file = read_questions(arguments.file)
     _report_broken_lines(file, arguments.file)
     questions = file.questions[: arguments.limit]
-    with _open_engine(arguments) as engine, _open_output(arguments.output) as rows:
+    with (
+        _open_engine(arguments) as bare_engine,
+        open_output(arguments.output) as rows,
+        open_output(arguments.trace) as traces,
+    ):
+        engine, recipe = RecordingEngine(bare_engine), _seed(recipe, bare_engine)
         if not arguments.json:
             _print(f"{len(questions)} questions from {arguments.file}\n{_describe_run(engine, recipe)}\n")
+        writers = [] if traces is None else [TraceWriter(traces, engine, recipe)]
         with _ProgressBar(len(questions), rows) as progress:
             report = evaluate(
                 questions,
-                _seed(recipe, engine),
-                engine,
+                recipe,
+                engine if writers else bare_engine,
                 max_active=arguments.max_active,
                 timeout=arguments.timeout,
-                on_result=progress,
+                on_result=partial(_tell_all, [progress, *writers]),
             )
     _print(json.dumps(report.to_dict()) if arguments.json else display.describe_report(report))
     _report_errors(report)
@@ -85,6 +95,11 @@ def run_questions(arguments: argparse.Namespace) -> int:
         }
         _print(json.dumps(row))
     return 0
+
+
+def _tell_all(listeners: Sequence[Callable[[QuestionResult], None]], result: QuestionResult) -> None:
+    for listener in listeners:
+        listener(result)
 
 
 class _GrantPrinter:
@@ -139,21 +154,6 @@ def _open_engine(arguments: argparse.Namespace) -> Iterator[Engine]:
         yield engine
     finally:
         engine.close()
-
-
-@contextlib.contextmanager
-def _open_output(path: str | None) -> Iterator[TextIO | None]:
-    if path is None:
-        yield None
-        return
-    try:
-        file = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 -- closed by the `with` below
-    except OSError as error:
-        raise InputError(
-            f"Cannot write {path}: {error.strerror}. Choose a file in a folder that exists."
-        ) from None
-    with file:
-        yield file
 
 
 def _seed(recipe: Recipe, engine: Engine) -> Recipe:

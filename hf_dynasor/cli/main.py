@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hf_dynasor.cli import commands
+from hf_dynasor.cli import commands, replays
 from hf_dynasor.cli.options import add_model_options, add_program_options, non_negative, positive
 from hf_dynasor.errors import EngineError, HFDynasorError
 
@@ -37,6 +37,7 @@ examples:
   hf-dynasor eval questions.jsonl --policy static
   hf-dynasor eval questions.jsonl --policy even --json
   hf-dynasor eval gsm8k.jsonl --model Qwen/Qwen3-0.6B --budget 10 --limit 50 --output results.jsonl
+  hf-dynasor eval questions.jsonl --trace traces.jsonl
 
 --json ends with one line: {num_questions, accuracy, accuracy_interval, net_tokens, sequential_tokens,
 early_stop_rate, usage, seconds}; tokens are totals over all questions, the interval is Wilson's at 95%, and
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_solve(subparsers)
     _add_eval(subparsers)
     _add_questions(subparsers)
+    _add_replay(subparsers)
     return parser
 
 
@@ -95,6 +97,11 @@ def _add_eval(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--limit", type=positive, help="take only the first N questions")
     parser.add_argument("--max-active", type=positive, default=16, help="questions in flight (default: 16)")
     parser.add_argument("--output", metavar="ROWS.jsonl", help="write one line for each question as it ends")
+    parser.add_argument(
+        "--trace",
+        metavar="TRACES.jsonl",
+        help="record every completion at the full budget (policy even), for `hf-dynasor replay`",
+    )
     add_model_options(parser)
     add_program_options(parser)
     parser.set_defaults(run=commands.run_eval)
@@ -111,6 +118,14 @@ def _add_questions(subparsers: argparse._SubParsersAction[argparse.ArgumentParse
     )
     parser.add_argument("--levels", type=positive, nargs="+", help="difficulties to mix (default: all)")
     parser.set_defaults(run=commands.run_questions)
+
+
+def _add_replay(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add_command(
+        subparsers, "replay", "try a policy on recorded traces, without a model", replays.REPLAY_EPILOG
+    )
+    replays.add_replay_options(parser, non_negative)
+    parser.set_defaults(run=replays.run_replay)
 
 
 def _add_command(

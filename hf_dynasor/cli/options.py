@@ -39,7 +39,7 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--program", default="self_consistency", help=f"one of: {', '.join(PROGRAMS)}")
     group.add_argument("--budget", type=int, default=20, help="most samples for a question (default: 20)")
     group.add_argument(
-        "--policy", default="static", help=f"one of: {', '.join(sorted(POLICIES))} (default: static)"
+        "--policy", help=f"one of: {', '.join(sorted(POLICIES))} (default: static; with --trace: even)"
     )
     group.add_argument("--preset", help=f"static: a row of the paper's Table 1: {', '.join(TABLE_1)}")
     group.add_argument(
@@ -80,7 +80,7 @@ def make_recipe(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the options describe, checked before any model is loaded."""
     return Recipe(
         program=arguments.program,
-        policy=arguments.policy,
+        policy=arguments.policy or ("even" if getattr(arguments, "trace", None) else "static"),
         budget=arguments.budget,
         preset=arguments.preset,
         thresholds=parse_thresholds(arguments.threshold),

@@ -87,6 +87,14 @@ class RecordingEngine:
         sink(event)
 
 
+def check_full_budget(recipe: Recipe) -> None:
+    """Raise `ConfigurationError` for a recipe that may stop early: a trace is a run to the full budget."""
+    if (policy := recipe.build_policy().name) != "even":
+        raise ConfigurationError(
+            f"Got policy {policy!r} for a trace, which is a run to the full budget. Expected 'even'."
+        )
+
+
 class TraceWriter:
     """Writes one line for each question as it ends, and at once: a crash costs no line but the last.
 
@@ -110,10 +118,7 @@ class TraceWriter:
     """
 
     def __init__(self, file: TextIO, engine: RecordingEngine, recipe: Recipe) -> None:
-        if (policy := recipe.build_policy().name) != "even":
-            raise ConfigurationError(
-                f"Got policy {policy!r} for a trace, which is a run to the full budget. Expected 'even'."
-            )
+        check_full_budget(recipe)
         self._file = file
         self._engine = engine
         self._recipe = recipe

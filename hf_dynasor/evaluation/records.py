@@ -200,7 +200,7 @@ class TraceFile:
     broken_lines: tuple[BrokenLine, ...] = field(default=())
 
 
-def read_traces(paths: Iterable[str | Path]) -> TraceFile:
+def read_program_traces(paths: Iterable[str | Path]) -> TraceFile:
     """Read traces that `TraceWriter` wrote; a line that cannot be read is reported and left out.
 
     Raises:

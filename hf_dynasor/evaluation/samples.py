@@ -21,7 +21,7 @@ from hf_dynasor.grants import AllocationPolicy, Decision, GrantRecord, Knob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedSample:
+class GradedSample:
     """One sampled path.
 
     Args:
@@ -42,7 +42,7 @@ class RecordedSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleTrace:
+class SampleSet:
     """The samples of one question, in the order in which they were asked for.
 
     Args:
@@ -54,14 +54,14 @@ class SampleTrace:
 
     id: str
     group: str | None = None
-    samples: tuple[RecordedSample, ...]
+    samples: tuple[GradedSample, ...]
     unit: str = "samples"
 
     def __post_init__(self) -> None:
         if not self.samples:
             raise InputError(f"Question {self.id!r} has no samples but a replay needs at least one.")
 
-    def draw(self, rng: random.Random) -> SampleTrace:
+    def draw(self, rng: random.Random) -> SampleSet:
         """The same samples in a random order."""
         return replace(self, samples=tuple(rng.sample(self.samples, len(self.samples))))
 
@@ -74,7 +74,7 @@ class SampleRun:
         budget: How many of them a policy may spend at most.
     """
 
-    def __init__(self, trace: SampleTrace, budget: int | None = None) -> None:
+    def __init__(self, trace: SampleSet, budget: int | None = None) -> None:
         budget = len(trace.samples) if budget is None else budget
         if budget > len(trace.samples):
             raise ConfigurationError(
@@ -124,7 +124,7 @@ class SampleRun:
         return self._usages[total]
 
     @cached_property
-    def _finished(self) -> tuple[RecordedSample, ...]:
+    def _finished(self) -> tuple[GradedSample, ...]:
         return tuple(sample for sample in self._samples if not sample.is_failed)
 
     @cached_property
@@ -147,7 +147,7 @@ class SampleRun:
             usages.append(usages[-1] + sample.usage)
         return tuple(usages)
 
-    def _list_majority(self, total: int) -> list[RecordedSample]:
+    def _list_majority(self, total: int) -> list[GradedSample]:
         """The samples of the largest group; of groups of one size, the one seen first."""
         finished = self._finished[: self._num_finished[total]]
         stated = [
@@ -184,7 +184,7 @@ class SampleRun:
         )
 
 
-def read_samples(trace: ProgramTrace) -> SampleTrace:
+def read_samples(trace: ProgramTrace) -> SampleSet:
     """The samples of a recorded self-consistency program.
 
     Raises:
@@ -203,7 +203,7 @@ def read_samples(trace: ProgramTrace) -> SampleTrace:
             raise InputError(f"The trace of {trace.id!r} has no completion of {name}.")
         path, completion = paths.get(name), completions[name]
         samples.append(
-            RecordedSample(
+            GradedSample(
                 answer=path.answer if path else None,
                 key=path.key if path else None,
                 is_correct=path.is_correct if path else False,
@@ -212,12 +212,10 @@ def read_samples(trace: ProgramTrace) -> SampleTrace:
                 is_failed=completion.finish_reason is FinishReason.FAILED,
             )
         )
-    return SampleTrace(id=trace.id, group=trace.group, samples=tuple(samples), unit=trace.unit)
+    return SampleSet(id=trace.id, group=trace.group, samples=tuple(samples), unit=trace.unit)
 
 
-def draw_samples(
-    traces: Iterable[SampleTrace], draws: int | None, seed: int
-) -> list[tuple[int, SampleTrace]]:
+def draw_samples(traces: Iterable[SampleSet], draws: int | None, seed: int) -> list[tuple[int, SampleSet]]:
     """Every question as recorded (`draws` is `None`), or so many times in random orders.
 
     Raises:
@@ -235,7 +233,7 @@ def draw_samples(
 
 
 def replay_samples(
-    traces: Sequence[SampleTrace],
+    traces: Sequence[SampleSet],
     policy: AllocationPolicy,
     *,
     budget: int | None = None,

@@ -1,0 +1,142 @@
+"""`hf-dynasor replay` and `hf-dynasor sweep`: policies tried on recorded traces, without a model."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from hf_dynasor.errors import InputError
+from hf_dynasor.evaluation.replayed import ReplayedQuestion, ReplaySummary, summarise
+from hf_dynasor.evaluation.statistics import paired_difference, wilson_interval
+from hf_dynasor.evaluation.trace_sets import OpenTraces, open_traces, replay
+
+EXIT_BAD_INPUT = 2
+
+REPLAY_EPILOG = """\
+TRACES are files that `hf-dynasor eval ... --trace` wrote, samples, or long chains of thought with probes; several
+files are one set, and a boundary_* file finds the probed_* and text_* files of the same run beside it.
+
+A policy is a name with options, a row of the paper's Table 1, or a file that `hf-dynasor calibrate` wrote.
+
+examples:
+  hf-dynasor eval questions.jsonl --trace traces.jsonl
+  hf-dynasor replay traces.jsonl --policy static:entropy=0.6,detect_at=4
+  hf-dynasor replay traces.jsonl --policy sc/math --budget 10 --draws 20 --seed 1 --json
+  hf-dynasor replay boundary_model_math500_seed42.jsonl --rows rows.jsonl
+
+--json ends with one line: {num_questions, accuracy, baseline_accuracy, net_tokens, baseline_tokens,
+sequential_tokens, baseline_sequential_tokens, early_stop_rate}; the baseline is the full budget."""
+
+
+def add_replay_options(parser: argparse.ArgumentParser, natural: Callable[[str], int]) -> None:
+    """What `replay` takes."""
+    _add_trace_options(parser, natural)
+    parser.add_argument(
+        "--policy", metavar="NAME|FILE.json", help="by default the best known for this kind of trace"
+    )
+    parser.add_argument("--budget", type=int, metavar="N", help="full budget (default: what was recorded)")
+    parser.add_argument("--rows", metavar="FILE.jsonl", help="write one line for each question and draw")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON only")
+
+
+def run_replay(arguments: argparse.Namespace) -> int:
+    """Replay one policy; its totals beside those of the full budget."""
+    traces = open_traces(arguments.traces)
+    report_broken_lines(traces)
+    rows = replay(
+        traces,
+        arguments.policy,
+        program=arguments.program,
+        budget=arguments.budget,
+        draws=arguments.draws,
+        seed=arguments.seed,
+    )
+    summary = summarise(rows)
+    with open_output(arguments.rows) as file:
+        if file is not None:
+            file.writelines(json.dumps(row.to_dict()) + "\n" for row in rows)
+    if not arguments.json:
+        print(describe_replay(summary, rows))
+    else:
+        print(json.dumps(summary.to_dict()))
+    return EXIT_BAD_INPUT if traces.broken_lines else 0
+
+
+def describe_replay(summary: ReplaySummary, rows: list[ReplayedQuestion]) -> str:
+    """The totals for people."""
+    low, high = wilson_interval(sum(row.is_correct for row in rows), len(rows))
+    lines = [
+        f"{summary.num_questions} questions, {len(rows)} replays",
+        f"accuracy:   {summary.accuracy:.1%} (95% interval {low:.1%} to {high:.1%}); "
+        f"full budget {summary.baseline_accuracy:.1%}{_describe_difference(rows)}",
+        f"net tokens: {summary.net_tokens:,} of {summary.baseline_tokens:,} "
+        f"({_describe_saving(summary.net_tokens, summary.baseline_tokens)})",
+        f"sequential: {summary.sequential_tokens:,} of {summary.baseline_sequential_tokens:,} "
+        f"({_describe_saving(summary.sequential_tokens, summary.baseline_sequential_tokens)})",
+        f"stopped early: {summary.early_stop_rate:.1%}",
+    ]
+    return "\n".join(lines)
+
+
+def report_broken_lines(traces: OpenTraces) -> None:
+    """Tell which lines were left out."""
+    for broken in traces.broken_lines:
+        print(f"hf-dynasor: {broken} (left out)", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def open_output(path: str | None) -> Iterator[TextIO | None]:
+    """A file to write, or `None` where none is asked for.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    if path is None:
+        yield None
+        return
+    try:
+        file = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 -- closed by the `with` below
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {path}: {error.strerror}. Choose a file in a folder that exists."
+        ) from None
+    with file:
+        yield file
+
+
+def _add_trace_options(parser: argparse.ArgumentParser, natural: Callable[[str], int]) -> None:
+    parser.add_argument("traces", nargs="+", metavar="TRACES", help="files of recorded traces, of one kind")
+    parser.add_argument("--program", help="which program to replay, where the traces can serve several")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        metavar="K",
+        help="random orders of each question's samples (default: as recorded)",
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="seeds the draws (default: 0)")
+
+
+def _describe_difference(rows: list[ReplayedQuestion]) -> str:
+    """The paired difference over questions: the draws of one question are no independent evidence."""
+    questions: dict[str, list[ReplayedQuestion]] = {}
+    for row in rows:
+        questions.setdefault(row.id, []).append(row)
+    if len(questions) < 2:
+        return ""
+    before = [sum(row.baseline_is_correct for row in group) / len(group) for group in questions.values()]
+    after = [sum(row.is_correct for row in group) / len(group) for group in questions.values()]
+    paired = paired_difference(before, after)
+    return (
+        f"; difference {paired.mean * 100:+.2f} points ({paired.low * 100:+.2f} to {paired.high * 100:+.2f})"
+    )
+
+
+def _describe_saving(spent: int, full: int) -> str:
+    if not full:
+        return "nothing to save"
+    return f"{1 - spent / full:.1%} saved" if spent <= full else f"{spent / full - 1:.1%} more"
