@@ -135,10 +135,10 @@ class ReasoningProgram(ABC):
             spending.close()
 
     def _spend(self, policy: AllocationPolicy) -> ProgramFlow:
-        while (decision := self._ask(policy)).units:
+        while (decision := self.find_ending() or self._ask(policy)).units:
             yield from self._execute_and_account(decision.units)
             self.update_certaindex()
-            self.trace = (*self.trace, self._record(decision.units))
+            self.trace = (*self.trace, self._record(self.count_spent(decision.units)))
         return self._build_answer(decision)
 
     @property
