@@ -1,7 +1,29 @@
-"""How much a program may spend (allocation). Pure; knows no program and no engine."""
+"""How much a program may spend (allocation), and who runs next (scheduling). Pure; knows no program and no engine."""
 
+from hf_dynasor.scheduler.ageing import Ageing
 from hf_dynasor.scheduler.allocation import POLICIES, Even, Length, StaticThreshold
 from hf_dynasor.scheduler.calibration_certificate import Certificate
+from hf_dynasor.scheduler.plans import Limits, PrefillChunk, StepPlan
+from hf_dynasor.scheduler.policies import SCHEDULING_POLICIES, make_scheduling_policy
 from hf_dynasor.scheduler.policy_file import PolicyFile, load_policy
+from hf_dynasor.scheduler.shell import Scheduler
+from hf_dynasor.scheduler.views import ProgramSpec, RequestSpec
 
-__all__ = ["POLICIES", "Certificate", "Even", "Length", "PolicyFile", "StaticThreshold", "load_policy"]
+__all__ = [
+    "POLICIES",
+    "SCHEDULING_POLICIES",
+    "Ageing",
+    "Certificate",
+    "Even",
+    "Length",
+    "Limits",
+    "PolicyFile",
+    "PrefillChunk",
+    "ProgramSpec",
+    "RequestSpec",
+    "Scheduler",
+    "StaticThreshold",
+    "StepPlan",
+    "load_policy",
+    "make_scheduling_policy",
+]

@@ -1,0 +1,284 @@
+"""`Scheduler`: the one class that mutates. It is told what happens and says what the next step runs.
+
+The same object runs under the engine and under the simulator's virtual clock: it knows no model and no time but
+what it is told. Each call costs log n of what waits; views and ranks are made anew only for programs to which
+something happened.
+"""
+
+from __future__ import annotations
+
+from hf_dynasor.certaindex import Certaindex
+from hf_dynasor.core import RequestKey
+from hf_dynasor.errors import ConfigurationError, EngineError, ProgramError
+from hf_dynasor.scheduler.ageing import Ageing
+from hf_dynasor.scheduler.estimates import WorkEstimator
+from hf_dynasor.scheduler.memory import count_blocks
+from hf_dynasor.scheduler.order_keeper import OrderKeeper
+from hf_dynasor.scheduler.pace import Pace
+from hf_dynasor.scheduler.plans import Limits, StepPlan
+from hf_dynasor.scheduler.policies import SchedulingPolicy
+from hf_dynasor.scheduler.queues import Alarms
+from hf_dynasor.scheduler.records import ProgramRecord, RequestRecord
+from hf_dynasor.scheduler.residency import Residency
+from hf_dynasor.scheduler.step_planner import StepPlanner
+from hf_dynasor.scheduler.tenants import Tenants
+from hf_dynasor.scheduler.views import ProgramSpec, RequestSpec, Snapshot
+
+
+class Scheduler:
+    """Admission, order, budgets, preemption and memory of the requests of many programs.
+
+    Tell it what happens (`program_submitted`, `submitted`, `finished`, `cancelled`, `certaindex_updated`,
+    `grant_planned`, `program_finished`), ask for a plan (`plan_step`), run the plan, and tell how many steps of it
+    were run (`advance`) before telling what came of them. Not thread-safe: an engine calls it from its loop.
+
+    Args:
+        policy: Who goes first.
+        limits: What a step may use.
+        ageing: When a program has waited too long.
+        estimator: Estimates remaining work, and learns; a new one by default.
+
+    Examples:
+        >>> from hf_dynasor.scheduler.policies import GangSjf
+        >>> scheduler = Scheduler(GangSjf(), limits=Limits(max_requests=2, max_tokens=64))
+        >>> key = RequestKey(program_id="p", request_id="sample-0")
+        >>> scheduler.submitted(RequestSpec(key=key, prompt_tokens=10), now=0.0)
+        >>> scheduler.plan_step(now=0.0).num_prefill_tokens
+        10
+        >>> scheduler.advance()
+        >>> scheduler.plan_step(now=0.1).decode == (key,)
+        True
+    """
+
+    def __init__(
+        self,
+        policy: SchedulingPolicy,
+        *,
+        limits: Limits | None = None,
+        ageing: Ageing | None = None,
+        estimator: WorkEstimator | None = None,
+    ) -> None:
+        self.policy = policy
+        self.limits = limits or Limits()
+        self.ageing = ageing or Ageing()
+        self.estimator = estimator or WorkEstimator()
+        self._programs: dict[str, ProgramRecord] = {}
+        self._requests: dict[RequestKey, RequestRecord] = {}
+        self._num_programs = self._num_submitted = 0
+        self._order = OrderKeeper(self.policy, self.ageing, self.estimator)
+        self._memory = Residency(self.limits)
+        self._planner = StepPlanner(self.policy, self.limits, self._memory, self._order.queue)
+        self._tenants = Tenants()
+        self._idle: Alarms[ProgramRecord] = Alarms()
+        self._plan: StepPlan | None = None
+        self._pace = Pace()
+        self._steps_run = 0
+
+    # --- what happens to programs -------------------------------------------------------------------------------
+
+    def program_submitted(self, program: ProgramSpec, now: float) -> None:
+        """A program arrives; its requests follow.
+
+        Raises:
+            ProgramError: A program of that id is here already.
+        """
+        if program.program_id in self._programs:
+            raise ProgramError(f"Program {program.program_id!r} was submitted already and has not ended.")
+        record = ProgramRecord(program, self._num_programs, now)
+        self._num_programs += 1
+        self._programs[program.program_id] = record
+        work = record.view(self.estimator, self._pace.step_seconds).remaining_tokens
+        record.fair_tag = self._tenants.tag(program.tenant, work / program.weight)
+        self._idle.set(now + self.limits.max_idle_s, record)
+
+    def certaindex_updated(self, program_id: str, certaindex: Certaindex, now: float) -> None:
+        """A program made a reading after a grant."""
+        if record := self._programs.get(program_id):
+            record.note_reading(certaindex)
+            self._change(record)
+
+    def grant_planned(self, program_id: str, planned_units: int, now: float) -> None:
+        """A program's policy says how many units it will be granted in all, those granted so far included."""
+        if planned_units < 0:
+            raise ConfigurationError(f"Got {planned_units = } but expected 0 or more.")
+        if record := self._programs.get(program_id):
+            record.planned_units = planned_units
+            record.is_plan_final = True
+            self._change(record)
+
+    def program_finished(self, program_id: str, now: float) -> tuple[RequestKey, ...]:
+        """A program has its answer or was given up: its memory is free at once.
+
+        Returns:
+            Requests of it that were still here; they are gone.
+        """
+        record = self._programs.pop(program_id, None)
+        if record is None:
+            return ()
+        left = [*record.fresh.values(), *record.paused.values(), *record.running.values()]
+        for request in left:
+            self._remove(request)
+        self._memory.evict(record)
+        self._order.forget(record)
+        record.learn(self.estimator)
+        self._plan = None
+        return tuple(request.key for request in left)
+
+    # --- what happens to requests -------------------------------------------------------------------------------
+
+    def can_admit(self, num_requests: int) -> bool:
+        """Whether so many more requests may queue."""
+        return self.num_waiting + num_requests <= self.limits.max_waiting
+
+    def submitted(self, request: RequestSpec, now: float) -> None:
+        """A request arrives. A program that was not announced is entered with what the request tells.
+
+        Raises:
+            ConfigurationError: The key is in use, or the request could never fit into the memory.
+            EngineError: Too many requests wait; ask `can_admit` first.
+        """
+        self._check(request)
+        program_id = request.key.program_id
+        if program_id not in self._programs:
+            self.program_submitted(ProgramSpec(program_id=program_id), now)
+        program = self._programs[program_id]
+        record = RequestRecord(request, program, self._num_submitted, now)
+        self._num_submitted += 1
+        self._requests[request.key] = record
+        program.add(record, self.limits.page_size)
+        self._change(program, record)
+
+    def prefix_found(self, key: RequestKey, num_tokens: int) -> None:
+        """An engine with a cache of its own found so many leading tokens of a waiting request in it."""
+        record = self._requests.get(key)
+        if record is not None and not record.is_running:
+            record.num_cached = num_tokens
+            self._change(record.program, record)
+
+    def finished(self, key: RequestKey, now: float, num_tokens: int | None = None) -> None:
+        """A request ended by itself after so many tokens (`None`: as counted here)."""
+        record = self._requests.get(key)
+        if record is None:
+            return
+        self._remove(record)
+        tokens = record.num_generated if num_tokens is None else num_tokens  # written down by removing it
+        record.program.note_finished(record, tokens, now)
+        self.estimator.history(record.program.spec.kind).note_unit(record.spec.units, tokens)
+        self._after_removal(record.program, now)
+
+    def cancelled(self, key: RequestKey, now: float) -> None:
+        """A request was given up, or failed."""
+        record = self._requests.get(key)
+        if record is not None:
+            self._remove(record)
+            record.program.note_cancelled(record, now)
+            self._after_removal(record.program, now)
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    def plan_step(self, now: float) -> StepPlan:
+        """What the next step runs. The same plan comes back as long as nothing happened to change it."""
+        self._pace.note(now)
+        self._forget_idle(now)
+        if self._order.wake(now):
+            self._plan = None
+        plan = self._plan
+        if plan is not None and self._steps_run < plan.max_steps and not plan.prefill:
+            return plan
+        self._order.rank_changed(now, self._pace.step_seconds)
+        plan = self._planner.plan(now, self._order.next_time)
+        self._order.note_planned(self._planner.touched, self._planner.moved)
+        self._tenants.advance(self._planner.touched.values())
+        self._plan, self._steps_run = plan, 0
+        return plan
+
+    def advance(self, num_steps: int = 1) -> None:
+        """So many steps of the last plan were run.
+
+        Raises:
+            ProgramError: The plan does not hold for that many.
+        """
+        plan = self._plan
+        if plan is None or not 1 <= num_steps <= plan.max_steps - self._steps_run:
+            held = 0 if plan is None else plan.max_steps - self._steps_run
+            raise ProgramError(f"Got {num_steps = } but the last plan holds for {held} steps more.")
+        self._planner.advance(num_steps)
+        self._pace.count(num_steps)
+        self._steps_run += num_steps
+
+    # --- what can be asked --------------------------------------------------------------------------------------
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a place, paused ones included."""
+        return len(self._requests) - self._planner.num_running
+
+    @property
+    def num_running(self) -> int:
+        """Requests that have a place."""
+        return self._planner.num_running
+
+    @property
+    def num_programs(self) -> int:
+        """Programs that have not ended."""
+        return len(self._programs)
+
+    @property
+    def num_blocks_used(self) -> int:
+        """Blocks of keys and values that are held."""
+        return self._memory.ledger.num_used
+
+    def count_generated(self, key: RequestKey) -> int:
+        """Tokens that a request has generated."""
+        return self._planner.count_generated(self._requests[key])
+
+    def snapshot(self, now: float) -> Snapshot:
+        """Frozen views of everything that waits or runs."""
+        programs = [record for record in self._programs.values() if record.has_requests]
+        return Snapshot(
+            now=now,
+            programs=tuple(record.view(self.estimator, self._pace.step_seconds) for record in programs),
+            requests=tuple(record.view() for record in self._requests.values()),
+        )
+
+    # --- how it is kept -----------------------------------------------------------------------------------------
+
+    def _change(self, program: ProgramRecord, *requests: RequestRecord) -> None:
+        self._order.note_changed(program, *requests)
+        self._plan = None
+
+    def _check(self, request: RequestSpec) -> None:
+        if request.key in self._requests:
+            raise ConfigurationError(f"Request {request.key} was submitted already and has not ended.")
+        if not self.can_admit(1):
+            raise EngineError(
+                f"{self.num_waiting} requests wait, and {self.limits.max_waiting = } is the most: ask can_admit first."
+            )
+        total, page = request.prompt_tokens + request.max_tokens, self.limits.page_size
+        num_blocks = self.limits.num_blocks
+        if num_blocks is not None and count_blocks(total, page) + 1 > num_blocks:
+            raise ConfigurationError(
+                f"Got a request of {request.prompt_tokens} prompt tokens and {request.max_tokens = }, but the memory "
+                f"holds {num_blocks * page} tokens."
+            )
+
+    def _remove(self, record: RequestRecord) -> None:
+        del self._requests[record.key]
+        self._planner.remove(record)
+        self._order.forget_request(record)
+        self._plan = None
+
+    def _after_removal(self, program: ProgramRecord, now: float) -> None:
+        self._change(program)
+        if not program.has_requests:
+            self._idle.set(now + self.limits.max_idle_s, program)
+
+    def _forget_idle(self, now: float) -> None:
+        while (program := self._idle.pop_due(now)) is not None:
+            is_known = self._programs.get(program.spec.program_id) is program
+            since = program.idle_since
+            if is_known and since is not None and now - since >= self.limits.max_idle_s:
+                self.program_finished(program.spec.program_id, now)
+
+
+__all__ = ["Scheduler"]
