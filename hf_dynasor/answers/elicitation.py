@@ -18,11 +18,13 @@ PROBE_SUFFIXES: Mapping[str, str] = MappingProxyType(
 EXIT_CLOSINGS: Mapping[str, str] = MappingProxyType(
     {
         "plain": "\n{close}\n\n",
+        "boxed": "\n{close}\n\nThe answer is \\boxed{",
         "limited_time": "\n\nConsidering the limited time by the user, I have to give the solution based on the "
         "thinking directly now.\n{close}\n\n",
     }
 )
-"""What closes a thought. The second is the sentence that Qwen3 was trained to be stopped with."""
+"""What closes a thought. "boxed" leaves only the answer itself to the model; "limited_time" is the sentence that Qwen3
+was trained to be stopped with."""
 
 GUIDED_PROMPT = "\n\n**Final Answer**\n\n\\boxed{"
 """What QwQ-guided generation forces into the stream after each chunk (paper §6)."""

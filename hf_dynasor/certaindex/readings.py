@@ -28,6 +28,7 @@ class Need(str, Enum):
     """What a rule must have read before it can say anything."""
 
     ANSWER = "answer"
+    LOGPROBS = "logprobs"
     ENTROPY = "entropy"
 
 

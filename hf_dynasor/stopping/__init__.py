@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Any
 from hf_dynasor.stopping.combinations import AllOf, AnyOf
 from hf_dynasor.stopping.consistency import EFFORTS, HESITATION_WORDS, AnswerConsistency
 from hf_dynasor.stopping.markers import Phase, RowThinking, ThinkMarkers, find_think_markers
+from hf_dynasor.stopping.policy import (
+    DEFAULT_RULE,
+    POLICY_FILE,
+    DepthPolicy,
+    find_policy,
+    resolve_policy,
+)
 from hf_dynasor.stopping.readings import (
     Need,
     Progress,
@@ -19,6 +26,7 @@ from hf_dynasor.stopping.readings import (
     Vote,
 )
 from hf_dynasor.stopping.rows import RowReport, WatchedRow
+from hf_dynasor.stopping.rule_table import build_rule, rule_to_dict
 from hf_dynasor.stopping.rules import BoundaryConfidence, EntropyAfterThinking, ThinkingBudget
 from hf_dynasor.stopping.texts import EXIT_CLOSINGS, PROBE_SUFFIXES
 from hf_dynasor.stopping.watch_driver import run_watches
@@ -33,9 +41,11 @@ if TYPE_CHECKING:
     from hf_dynasor.stopping.thinking_budget import ThinkingBudgetProcessor
 
 __all__ = [
+    "DEFAULT_RULE",
     "EFFORTS",
     "EXIT_CLOSINGS",
     "HESITATION_WORDS",
+    "POLICY_FILE",
     "PROBE_SUFFIXES",
     "AllOf",
     "AnswerConsistency",
@@ -43,6 +53,7 @@ __all__ = [
     "BatchCertaindexCriteria",
     "BoundaryConfidence",
     "CutCriteria",
+    "DepthPolicy",
     "EarlyExit",
     "EarlyExitOutput",
     "EntropyAfterThinking",
@@ -68,7 +79,11 @@ __all__ = [
     "Vote",
     "WatchSettings",
     "WatchedRow",
+    "build_rule",
+    "find_policy",
     "find_think_markers",
+    "resolve_policy",
+    "rule_to_dict",
     "run_watches",
 ]
 

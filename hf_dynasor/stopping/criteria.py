@@ -9,10 +9,9 @@ from transformers import DynamicCache, StoppingCriteria
 
 from hf_dynasor.errors import ConfigurationError, UnsupportedError
 from hf_dynasor.stopping.caches import LiveBatch, check_model, check_padding
-from hf_dynasor.stopping.consistency import EFFORTS
 from hf_dynasor.stopping.markers import find_think_markers
+from hf_dynasor.stopping.policy import RuleLike, resolve_policy
 from hf_dynasor.stopping.probe import Prober, find_eos_ids, pick_suffix
-from hf_dynasor.stopping.readings import StoppingRule
 from hf_dynasor.stopping.rows import RowReport, WatchedRow
 
 
@@ -25,7 +24,8 @@ class ProbingCriteria(StoppingCriteria):  # type: ignore[misc]
     Args:
         model: A decoder-only transformers model.
         tokenizer: Its tokenizer.
-        rule: When to stop; the paper's effort "mid" by default.
+        rule: When to stop: a rule, an effort's name or a policy file. By default what was calibrated for the model,
+            see `find_policy`, else `DEFAULT_RULE`.
         prober: How rows are asked; by default the suffix that fits the rule is verified.
         markers: Texts that open and close the thinking, where they cannot be found.
         recompute: Compute the context anew for each probe, for caches that cannot be put back. Slow.
@@ -48,7 +48,7 @@ class ProbingCriteria(StoppingCriteria):  # type: ignore[misc]
         self,
         model: Any,
         tokenizer: Any,
-        rule: StoppingRule = EFFORTS["mid"],
+        rule: RuleLike | None = None,
         *,
         prober: Prober | None = None,
         markers: tuple[str, str] | None = None,
@@ -57,8 +57,9 @@ class ProbingCriteria(StoppingCriteria):  # type: ignore[misc]
         check_model(model)
         generation_config = getattr(model, "generation_config", None)
         self._markers = find_think_markers(tokenizer, generation_config, markers=markers)
-        self._model, self._tokenizer, self._rule = model, tokenizer, rule
-        suffix = pick_suffix(rule.needs)
+        policy = resolve_policy(rule, model, tokenizer)
+        self._model, self._tokenizer, self._rule = model, tokenizer, policy.rule
+        suffix = policy.suffix or pick_suffix(policy.rule.needs)
         self._prober = prober or Prober(model, tokenizer, suffix=suffix, markers=self._markers)
         self._eos = find_eos_ids(model)
         self._recompute = recompute

@@ -6,6 +6,7 @@ from the cache that it has. Rows that are done leave the batch, so that exits sa
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -15,15 +16,15 @@ from transformers.utils import ModelOutput
 from hf_dynasor.answers import AnswerFormat
 from hf_dynasor.errors import ConfigurationError, UnsupportedError, name_unknown
 from hf_dynasor.stopping.caches import check_cache, check_model, check_padding
-from hf_dynasor.stopping.consistency import EFFORTS
 from hf_dynasor.stopping.decoding import DecodingBatch
 from hf_dynasor.stopping.exit_loop import ExitLoop, are_rowwise
-from hf_dynasor.stopping.exit_rows import ExitRow, ExitStyle, ExitTexts
+from hf_dynasor.stopping.exit_rows import ExitRow, ExitTexts
+from hf_dynasor.stopping.exits import resolve_closing
 from hf_dynasor.stopping.markers import check_tokenizer, find_think_markers
+from hf_dynasor.stopping.policy import DepthPolicy, ExitStyle, RuleLike, resolve_policy
 from hf_dynasor.stopping.probe import ProbeMode, Prober, pick_suffix
-from hf_dynasor.stopping.readings import StoppingRule, check_at_least
+from hf_dynasor.stopping.readings import check_at_least
 from hf_dynasor.stopping.rows import RowReport
-from hf_dynasor.stopping.texts import EXIT_CLOSINGS
 from hf_dynasor.stopping.view import ForwardPass
 
 _KNOWN_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
@@ -51,10 +52,13 @@ class EarlyExit:
 
     Args:
         tokenizer: The model's tokenizer.
-        rule: When a thought ends; the paper's effort "mid" by default.
+        rule: When a thought ends: a rule, the name of one of the paper's effort levels, or the path of a policy file.
+            By default what was calibrated for the model, see `find_policy`, else `DEFAULT_RULE`. A policy also
+            says what the exit, the closing and the suffix are where they are left out here.
         exit: `"answer"` closes the thought and lets the model write its answer; `"paste"` writes the probe's answer
-            for it (the paper's way); `"stop"` ends the row at once.
-        closing: What closes a thought: a name in `EXIT_CLOSINGS`, or a text with `{close}` for the marker.
+            for it (the paper's way); `"stop"` ends the row at once. By default `"answer"`.
+        closing: What closes a thought: a name in `EXIT_CLOSINGS`, or a text with `{close}` for the marker. By
+            default `"plain"`.
         grace: Tokens that an exit may wait for the end of a line or sentence; 0 cuts where the rule says.
         suffix: What a probe asks with, see `Prober`; `None` takes what fits the rule.
         probe_mode: `"verify"` or `"decode"`, see `Prober`.
@@ -65,12 +69,12 @@ class EarlyExit:
         format: How answers are found.
 
     Raises:
-        ConfigurationError: No tokenizer, an unknown exit, a number below its range.
+        ConfigurationError: No tokenizer, an unknown exit, a number below its range, a policy that cannot be used.
 
     Examples:
 
     ```python
-    early_exit = EarlyExit(tokenizer, AnswerConsistency.from_effort("mid"))
+    early_exit = EarlyExit(tokenizer)
     output = model.generate(
         **inputs, custom_generate=early_exit, max_new_tokens=2048, return_dict_in_generate=True
     )
@@ -81,10 +85,10 @@ class EarlyExit:
     def __init__(
         self,
         tokenizer: Any,
-        rule: StoppingRule = EFFORTS["mid"],
+        rule: RuleLike | None = None,
         *,
-        exit: ExitStyle = "answer",
-        closing: str = "plain",
+        exit: ExitStyle | None = None,
+        closing: str | None = None,
         grace: int = 0,
         suffix: str | None = None,
         probe_mode: ProbeMode = "verify",
@@ -96,27 +100,41 @@ class EarlyExit:
     ) -> None:
         check_tokenizer(tokenizer)
         check_at_least("grace", grace, 0)
-        if exit not in get_args(ExitStyle):
+        if exit is not None and exit not in get_args(ExitStyle):
             raise name_unknown("exit", exit, get_args(ExitStyle))
-        self._closing = EXIT_CLOSINGS.get(closing, closing)
-        if "{close}" not in self._closing:
-            raise ConfigurationError(
-                f"Got closing = {closing!r} but expected one of {', '.join(sorted(EXIT_CLOSINGS))}, or a text with "
-                "{close} where the model's end of thinking belongs."
-            )
+        if closing is not None:
+            resolve_closing(closing)
         if markers is not None:
             find_think_markers(tokenizer, markers=markers)
-        self._tokenizer, self._rule, self._markers = tokenizer, rule, markers
-        self._exit, self._grace, self._is_compact = exit, grace, compact
+        self._tokenizer, self._markers = tokenizer, markers
+        # What was named is checked here; what lies beside the model is looked for once the model is known.
+        self._policy = None if rule is None else resolve_policy(rule)
+        self._exit, self._closing, self._suffix = exit, closing, suffix
+        self._grace, self._is_compact = grace, compact
         self._prober, self._format = prober, format
         self._probing: dict[str, Any] = {
-            "suffix": pick_suffix(rule.needs) if suffix is None else suffix,
             "mode": probe_mode,
             "max_answer_tokens": max_answer_tokens,
             "format": format,
         }
-        self._prepared: tuple[Any, ExitTexts, Any] | None = None
+        self._prepared: _Prepared | None = None
         self.reports: tuple[RowReport, ...] = ()
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], tokenizer: Any, **options: Any) -> EarlyExit:
+        """An early exit with the settings of a policy file.
+
+        Args:
+            path: The file, see `DepthPolicy`.
+            tokenizer: The model's tokenizer.
+            options: As above; they win over what the file says.
+        """
+        return cls(tokenizer, DepthPolicy.from_file(path), **options)
+
+    @property
+    def policy(self) -> DepthPolicy | None:
+        """The rule and the exit in use; `None` before the first call, where the model's own are to be found."""
+        return self._prepared.policy if self._prepared is not None else self._policy
 
     def __call__(
         self,
@@ -130,16 +148,17 @@ class EarlyExit:
     ) -> torch.Tensor | EarlyExitOutput:
         """Called by `generate`; `generate(..., token_streamer=...)` streams (its `streamer` never gets here)."""
         _check_call(model, input_ids, generation_config, token_streamer, model_kwargs)
-        texts, prober = self._prepare(model, generation_config)
+        ready = self._prepare(model, generation_config)
+        texts, rule = ready.texts, ready.policy.rule
         mask = model_kwargs.get("attention_mask")
         batch = DecodingBatch(ForwardPass(model), input_ids, mask, model_kwargs["past_key_values"])
         keeps_scores = generation_config.return_dict_in_generate and generation_config.output_scores
         keeps_logits = generation_config.return_dict_in_generate and generation_config.output_logits
         loop = ExitLoop(
             batch=batch,
-            rows=[ExitRow(texts, self._rule, ids) for ids in _split(input_ids, mask)],
-            prober=prober,
-            needs=self._rule.needs,
+            rows=[ExitRow(texts, rule, ids) for ids in _split(input_ids, mask)],
+            prober=ready.prober,
+            needs=rule.needs,
             processors=logits_processor,
             criteria=stopping_criteria,
             config=generation_config,
@@ -163,28 +182,50 @@ class EarlyExit:
             reports=self.reports,
         )
 
-    def _prepare(self, model: Any, generation_config: Any) -> tuple[ExitTexts, Any]:
+    def _prepare(self, model: Any, generation_config: Any) -> _Prepared:
         """What depends on the model, made once for each."""
         eos = _list_eos(generation_config)
         pad = _find_pad(generation_config, eos)
         known = self._prepared
-        if known is None or known[0] is not model or (known[1].eos, known[1].pad) != (eos, pad):
-            markers = find_think_markers(self._tokenizer, generation_config, markers=self._markers)
-            texts = ExitTexts(
-                tokenizer=self._tokenizer,
-                markers=markers,
-                eos=eos,
-                pad=pad,
-                style=self._exit,
-                closing=self._closing,
-                grace=self._grace,
-                format=self._format,
-            )
-            prober = self._prober or Prober(
-                model, self._tokenizer, markers=markers, eos_token_ids=sorted(eos), **self._probing
-            )
-            known = self._prepared = (model, texts, prober)
-        return known[1], known[2]
+        if known is not None and known.model is model and (known.texts.eos, known.texts.pad) == (eos, pad):
+            return known
+        policy = self._policy or resolve_policy(None, model, self._tokenizer)
+        markers = find_think_markers(self._tokenizer, generation_config, markers=self._markers)
+        texts = ExitTexts(
+            tokenizer=self._tokenizer,
+            markers=markers,
+            eos=eos,
+            pad=pad,
+            style=self._exit or policy.exit,
+            closing=resolve_closing(self._closing or policy.closing),
+            grace=self._grace,
+            format=self._format,
+        )
+        self._prepared = _Prepared(
+            model, policy, texts, self._prober or self._make_prober(model, policy, texts)
+        )
+        return self._prepared
+
+    def _make_prober(self, model: Any, policy: DepthPolicy, texts: ExitTexts) -> Prober:
+        suffix = self._suffix or policy.suffix or pick_suffix(policy.rule.needs)
+        return Prober(
+            model,
+            self._tokenizer,
+            suffix=suffix,
+            markers=texts.markers,
+            eos_token_ids=sorted(texts.eos),
+            **self._probing,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What an early exit knows of the model that it was called by last."""
+
+    model: Any
+    policy: DepthPolicy
+    texts: ExitTexts
+    prober: Any
 
 
 def _check_call(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hf_dynasor.answers import AnswerFormat, extract_answer
 from hf_dynasor.core import FinishReason
-from hf_dynasor.stopping.markers import Phase, ThinkMarkers, write_closing
+from hf_dynasor.stopping.exits import write_exit
+from hf_dynasor.stopping.markers import Phase, ThinkMarkers
+from hf_dynasor.stopping.policy import ExitStyle
 from hf_dynasor.stopping.readings import StoppingRule
 from hf_dynasor.stopping.rows import RowReport, WatchedRow
-from hf_dynasor.stopping.texts import EXIT_PROMPT, PASTED_ANSWER
 
 if TYPE_CHECKING:
     from hf_dynasor.stopping.probe import ProbeResult
-
-ExitStyle = Literal["answer", "paste", "stop"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,14 +126,11 @@ class ExitRow:
 
     def _write_exit(self, tail: str) -> list[int]:
         texts, last = self._texts, self.watched.last
-        closing = list(write_closing(texts.tokenizer, texts.markers, tail, texts.closing))
-        self._is_last_queue = texts.style == "paste" and last is not None and last.answer is not None
-        if self._is_last_queue and last is not None and last.answer is not None:
-            return closing + texts.encode(PASTED_ANSWER.replace("{answer}", last.answer).lstrip("\n"))
-        if texts.markers is None:
+        answer = last.answer if last is not None and texts.style == "paste" else None
+        self._is_last_queue = answer is not None
+        if answer is None and texts.markers is None:
             self._answer_start = len(self.ids)
-            return closing + texts.encode(EXIT_PROMPT)
-        return closing
+        return list(write_exit(texts.tokenizer, texts.markers, tail, texts.closing, answer=answer))
 
     def _read_answer(self) -> str | None:
         """What the row itself wrote as its answer; None where it did not get that far."""

@@ -176,9 +176,10 @@ class CutCriteria(StoppingCriteria):  # type: ignore[misc]
                 f"Got guided = {guided!r} but expected the GuidedProcessor of the same generate() call."
             )
         self._rule = rule or AnswerConsistency(window=3, interval=1)
-        if Need.ENTROPY in self._rule.needs:
+        if self._rule.needs - {Need.ANSWER}:
             raise ConfigurationError(
-                "Got a rule that reads entropies but expected one on answers: use AnswerConsistency."
+                "Got a rule that reads probabilities or entropies, but answers in the stream have none: use "
+                "AnswerConsistency."
             )
         self._guided = guided
         self._rows: list[_CutRow] = []

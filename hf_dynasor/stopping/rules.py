@@ -53,13 +53,15 @@ class BoundaryConfidence:
         check_at_least("warmup", self.warmup, 0)
         if self.statistic not in get_args(Statistic):
             raise name_unknown("statistic", self.statistic, get_args(Statistic))
-        if not self.delimiter:
-            raise ConfigurationError("Got an empty delimiter but expected the text that ends a step.")
+        if not isinstance(self.delimiter, str) or not self.delimiter:
+            raise ConfigurationError(
+                f"Got delimiter = {self.delimiter!r} but expected the text that ends a step, such as a blank line."
+            )
 
     @property
     def needs(self) -> frozenset[Need]:
         """An answer with its probabilities."""
-        return frozenset({Need.ANSWER})
+        return frozenset({Need.ANSWER, Need.LOGPROBS})
 
     @property
     def reads_text(self) -> bool:

@@ -8,8 +8,8 @@ does no I/O: it is told events and gives commands back; `run_watches` is the dri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 from hf_dynasor.answers import AnswerFormat, extract_answer
 from hf_dynasor.core import (
@@ -26,25 +26,19 @@ from hf_dynasor.core import (
     TokenIds,
     Usage,
 )
-from hf_dynasor.errors import ConfigurationError
-from hf_dynasor.stopping.consistency import EFFORTS
-from hf_dynasor.stopping.markers import RowThinking, find_think_markers, write_closing
+from hf_dynasor.errors import ConfigurationError, name_unknown
+from hf_dynasor.stopping.exits import resolve_closing, write_exit
+from hf_dynasor.stopping.markers import RowThinking, find_think_markers
+from hf_dynasor.stopping.policy import DepthPolicy, ExitStyle, RuleLike, resolve_policy
 from hf_dynasor.stopping.readings import (
     Need,
     Progress,
     Reading,
-    StoppingRule,
     TraceEntry,
     Verdict,
     check_at_least,
 )
-from hf_dynasor.stopping.texts import (
-    EXIT_CLOSINGS,
-    EXIT_PROMPT,
-    PROBE_SUFFIXES,
-    find_answer_end,
-    is_closed_answer,
-)
+from hf_dynasor.stopping.texts import PROBE_SUFFIXES, find_answer_end, is_closed_answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,35 +47,57 @@ class WatchSettings:
 
     Args:
         tokenizer: The model's tokenizer.
-        rule: When a thought ends. It may need answers, not entropies: no engine gives those.
+        rule: When a thought ends: a rule, an effort's name or a policy file. By default what was calibrated for the
+            model, see `find_policy`, else `DEFAULT_RULE`. It may need answers, not entropies: no engine gives those.
         eos_token_ids: Ids that end a turn.
         markers: Texts that open and close the thinking, where they cannot be found.
-        suffix: What a probe asks with: a name in `PROBE_SUFFIXES` or a text that opens a box.
-        closing: What closes a thought, a name in `EXIT_CLOSINGS` or a text with `{close}`.
+        exit: What follows a stop, see `EarlyExit`; `None` takes the policy's.
+        suffix: What a probe asks with: a name in `PROBE_SUFFIXES` or a text that opens a box; `None` takes the
+            policy's.
+        closing: What closes a thought, a name in `EXIT_CLOSINGS` or a text with `{close}`; `None` takes the policy's.
         max_answer_tokens: Longest answer of a probe.
-        logprobs: Ask for the probabilities of a probe's answer, for rules that read them.
+        logprobs: Ask for the probabilities of a probe's answer; `None` does so where the rule reads them.
         format: How answers are found.
+        policy: What all of this comes to; not an argument.
 
     Raises:
-        ConfigurationError: A rule that reads entropies, or a limit below 1.
+        ConfigurationError: A rule that reads entropies or a policy that cannot be used, an unknown exit, a limit below 1.
     """
 
     tokenizer: Any
-    rule: StoppingRule = EFFORTS["mid"]
+    rule: RuleLike | None = None
     eos_token_ids: frozenset[int] = frozenset()
     markers: tuple[str, str] | None = None
-    suffix: str = "final_answer"
-    closing: str = "plain"
+    exit: ExitStyle | None = None
+    suffix: str | None = None
+    closing: str | None = None
     max_answer_tokens: int = 32
-    logprobs: bool = False
+    logprobs: bool | None = None
     format: AnswerFormat = "auto"
+    policy: DepthPolicy = field(init=False)
 
     def __post_init__(self) -> None:
         check_at_least("max_answer_tokens", self.max_answer_tokens, 1)
-        if Need.ENTROPY in self.rule.needs:
+        if self.exit is not None and self.exit not in get_args(ExitStyle):
+            raise name_unknown("exit", self.exit, get_args(ExitStyle))
+        found = resolve_policy(self.rule, self.tokenizer)
+        if Need.ENTROPY in found.rule.needs:
             raise ConfigurationError(
                 "Got a rule that reads entropies, which no engine returns. Use AnswerConsistency or BoundaryConfidence."
             )
+        suffix, closing = self.suffix or found.suffix or "final_answer", self.closing or found.closing
+        resolved = replace(
+            found,
+            exit=self.exit or found.exit,
+            suffix=PROBE_SUFFIXES.get(suffix, suffix),
+            closing=resolve_closing(closing),
+        )
+        object.__setattr__(self, "policy", resolved)
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether probes ask for the probabilities of what they write."""
+        return Need.LOGPROBS in self.policy.rule.needs if self.logprobs is None else self.logprobs
 
 
 class StreamWatch:
@@ -107,12 +123,14 @@ class StreamWatch:
         self._settings, self._sampling = settings, sampling
         self._markers = find_think_markers(settings.tokenizer, markers=settings.markers)
         self._thinking = RowThinking(settings.tokenizer, self._markers, prompt_ids)
-        self._state = settings.rule.start()
+        self._state = settings.policy.rule.start()
         self._prompt_ids, self._ids = tuple(prompt_ids), list[int]()
         self._head = ""
         self._main, self._key = key, key
         self._probe: RequestKey | None = None
         self._probe_ids: list[int] = []
+        self._said: str | None = None
+        self._was_thinking = True
         self._usage = Usage()
         self.verdict: Verdict | None = None
         self.trace: list[TraceEntry] = []
@@ -148,16 +166,17 @@ class StreamWatch:
             self._thinking.append(token_id)
         if self._probe is not None or not self._thinking.is_thinking or not self._state.is_due(self._place()):
             return ()
-        if not self._settings.rule.needs:
+        if not self._settings.policy.rule.needs:
             return self._judge(Reading(progress=self._place()), 0)
         request_id = f"{self._key.request_id}/probe-{len(self.trace)}"
         self._probe, self._probe_ids = replace(self._key, request_id=request_id), []
         settings = self._settings
-        suffix = PROBE_SUFFIXES.get(settings.suffix, settings.suffix)
-        suffix = suffix.replace("{close}", self._markers.close_text if self._markers else "")
+        suffix = (settings.policy.suffix or "").replace(
+            "{close}", self._markers.close_text if self._markers else ""
+        )
         asked = (*self._prompt_ids, *self._ids, *_encode(settings.tokenizer, suffix))
         sampling = SamplingParams(
-            max_new_tokens=settings.max_answer_tokens, temperature=0.0, logprobs=settings.logprobs
+            max_new_tokens=settings.max_answer_tokens, temperature=0.0, logprobs=settings.wants_logprobs
         )
         return (self._ask(self._probe, asked, sampling, is_probe=True),)
 
@@ -188,6 +207,7 @@ class StreamWatch:
 
     def _judge(self, reading: Reading, num_probe_tokens: int) -> tuple[Command, ...]:
         verdict = self._state.observe(reading)
+        self._said = reading.answer or self._said
         self.trace.append(
             TraceEntry(
                 num_tokens=reading.progress.num_tokens,
@@ -207,31 +227,40 @@ class StreamWatch:
         self._ids = [*self._ids, *part.token_ids] if is_exit else list(part.token_ids)
         if is_exit or self.verdict is None or part.finish_reason is not FinishReason.CANCELLED:
             return self._finish(part.text, part.finish_reason, part.error)
+        style = self._settings.policy.exit
         left = self._sampling.max_new_tokens - len(self._ids)
-        closing = self._write_closing()[:left]
-        self._ids += closing
-        self._usage += Usage(forced=len(closing))
+        forced = self._write_exit() if style != "stop" else ()
+        is_cut = len(forced) > left
+        self._ids += forced[:left]
+        self._usage += Usage(forced=min(left, len(forced)))
         self._head = str(self._settings.tokenizer.decode(self._ids)) if self._ids else ""
-        left -= len(closing)
+        left -= min(left, len(forced))
+        if style == "stop" or (self._is_pasting and not is_cut):
+            return self._finish("", FinishReason.STOP)
         if not left:
             return self._finish("", FinishReason.LENGTH)
         self._main = replace(self._key, request_id=f"{self._key.request_id}/exit")
         sampling = replace(self._sampling, max_new_tokens=left)
         return (self._ask(self._main, (*self._prompt_ids, *self._ids), sampling),)
 
-    def _write_closing(self) -> tuple[int, ...]:
+    @property
+    def _is_pasting(self) -> bool:
+        """Whether the probe's answer is written for the model. A thought that was closed meanwhile is left to it."""
+        return self._settings.policy.exit == "paste" and self._said is not None and self._was_thinking
+
+    def _write_exit(self) -> tuple[int, ...]:
         """What closes the thought; nothing where the model closed it before the cancellation arrived."""
-        settings, thinking = (
-            self._settings,
-            RowThinking(self._settings.tokenizer, self._markers, self._prompt_ids),
-        )
+        settings = self._settings
+        thinking = RowThinking(settings.tokenizer, self._markers, self._prompt_ids)
         for token_id in self._ids:
             thinking.append(token_id)
+        self._was_thinking = thinking.is_thinking
         if not thinking.is_thinking:
             return ()
-        text = EXIT_CLOSINGS.get(settings.closing, settings.closing)
-        closing = write_closing(settings.tokenizer, self._markers, thinking.read_tail(), text)
-        return closing if self._markers else (*closing, *_encode(settings.tokenizer, EXIT_PROMPT))
+        answer = self._said if settings.policy.exit == "paste" else None
+        return write_exit(
+            settings.tokenizer, self._markers, thinking.read_tail(), settings.policy.closing, answer=answer
+        )
 
     def _finish(self, text: str, reason: FinishReason, error: str | None = None) -> tuple[Command, ...]:
         self.completion = Completion(
@@ -251,7 +280,7 @@ class StreamWatch:
         return Generate(key=key, prompt=prompt, sampling=sampling, stream=True, is_probe=is_probe)
 
     def _place(self) -> Progress:
-        tail = self._thinking.read_tail() if self._settings.rule.reads_text else ""
+        tail = self._thinking.read_tail() if self._settings.policy.rule.reads_text else ""
         return Progress(num_tokens=self._thinking.num_tokens, tail=tail)
 
 

@@ -224,7 +224,7 @@ def test_the_order_of_combined_rules_is_irrelevant(rules, steps):
         (lambda: AnswerConsistency.from_effort("wild"), "Unknown effort 'wild'. Known: crazy, high"),
         (lambda: BoundaryConfidence(threshold=-0.1), r"\[0, 1\]"),
         (lambda: BoundaryConfidence(statistic="mode"), "Known: geometric_mean, minimum"),
-        (lambda: BoundaryConfidence(delimiter=""), "empty delimiter"),
+        (lambda: BoundaryConfidence(delimiter=""), "delimiter = '' .* ends a step"),
         (lambda: EntropyAfterThinking(window=0), "at least 1"),
         (lambda: ThinkingBudget(minimum=-1), "at least 0"),
         (lambda: ThinkingBudget(minimum=10, maximum=9), "maximum = 9 .* at least 10"),
