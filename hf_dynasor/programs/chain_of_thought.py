@@ -108,6 +108,12 @@ class ChainOfThought(ReasoningProgram):
             return stated
         return next((item.answer for item in reversed(self.readings) if item.answer is not None), None)
 
+    @property
+    def newest_probability(self) -> float | None:
+        """Geometric mean probability of the newest answer that was read, where known."""
+        newest = next((item for item in reversed(self.readings) if item.answer is not None), None)
+        return answer_probability(newest.logprobs) if newest else None
+
     def execute(self, grant: int) -> Flow:
         """Let the chain grow by at most `grant` tokens, reading it where it is due."""
         before = self._chain.num_tokens
@@ -148,7 +154,7 @@ class ChainOfThought(ReasoningProgram):
         self.certaindex = Certaindex(
             entropy=normalised_entropy(sizes) if is_full else None,
             agreement=agreement(sizes) if is_full and counts else None,
-            answer_probability=self._read_probability(),
+            answer_probability=self.newest_probability,
             num_paths=int(self.is_settled),
         )
 
@@ -301,7 +307,3 @@ class ChainOfThought(ReasoningProgram):
         is_truncated = self._ending not in (FinishReason.EOS, FinishReason.STOP)
         found = find_answer(text, format=self.settings.answer_format, is_truncated=is_truncated)
         return found.text if found else None
-
-    def _read_probability(self) -> float | None:
-        newest = next((item for item in reversed(self.readings) if item.answer is not None), None)
-        return answer_probability(newest.logprobs) if newest else None
