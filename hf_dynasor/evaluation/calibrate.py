@@ -94,7 +94,12 @@ class Calibration:
 
 
 def calibrate(
-    evidence: Evidence, settings: CalibrationSettings, *, kind: PolicyKind = "width"
+    evidence: Evidence,
+    settings: CalibrationSettings,
+    *,
+    kind: PolicyKind = "width",
+    model: str | None = None,
+    budget: int | None = None,
 ) -> Calibration:
     """Choose a setting under a guarantee, and say what it rests on.
 
@@ -102,6 +107,7 @@ def calibrate(
         evidence: From `collect_evidence`.
         settings: What is to be promised.
         kind: Of the policy, for its file.
+        model, budget: Whose traces they are and their full budget, for the certificate.
 
     Raises:
         InputError: Fewer than two questions, or a full budget that is right no more often than `risk`: then losing
@@ -109,10 +115,11 @@ def calibrate(
     """
     check_evidence(evidence, settings)
     selection = select(evidence, settings)
-    certificate = describe_certificate(
-        selection.evidence, settings, selection.tested, selection.chosen, selection.outcome
-    )
     outcome = selection.outcome
+    certificate = describe_certificate(
+        selection.evidence, settings, selection.tested, selection.chosen, outcome
+    )
+    certificate = replace(certificate, model=model, budget=budget)
     policy = PolicyFile(
         kind=kind,
         name=RUN_TO_CAP[kind] if outcome is None else outcome.name,

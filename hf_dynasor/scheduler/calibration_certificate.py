@@ -76,6 +76,8 @@ class Certificate:
         tokens_saved: Net tokens, probes and rewards counted. Chosen as the best, so a little too good.
         early_stop_rate: Share of the questions (mean over draws) that ended early.
         is_run_to_cap: Whether nothing could be certified, so that the policy is the full budget itself.
+        model: Whose traces they were, where known: another model's questions are not covered.
+        budget: Full budget in units of the knob, where it has some: another cap is not covered.
         groups: The same within each group, where one was asked for.
         fingerprint: SHA-256 over the calibration rows; tells data apart without naming it.
         reference: For the drift check.
@@ -100,6 +102,8 @@ class Certificate:
     tokens_saved: Saving
     early_stop_rate: float
     is_run_to_cap: bool
+    model: str | None = None
+    budget: int | None = None
     groups: Mapping[str, GroupResult] = field(default_factory=lambda: MappingProxyType({}))
     fingerprint: str
     reference: Reference
@@ -239,6 +243,8 @@ _CERTIFICATE: dict[str, Callable[[Any, str], Any]] = {
     "tokens_saved": lambda value, where: read_fields(Saving, value, where, _SAVING | {"confidence": _SHARE}),
     "early_stop_rate": _SHARE,
     "is_run_to_cap": _flag,
+    "model": _optional(read_text),
+    "budget": _optional(_count),
     "groups": _groups,
     "fingerprint": read_text,
     "reference": lambda value, where: read_fields(Reference, value, where, _REFERENCE),
