@@ -46,6 +46,7 @@ class ReasoningProgram(ABC):
     Attributes:
         name: The algorithm's name (of the class).
         signals: The certaindex signals that it can know (of the class).
+        preset: The row of `TABLE_1` that a recipe takes where none is named (of the class).
         certaindex: What it knows now.
         trace: One record for each grant so far.
         usage: Its tokens so far.
@@ -53,6 +54,7 @@ class ReasoningProgram(ABC):
 
     name: str
     signals: frozenset[str]
+    preset: str = "sc/math"
     _settings: dict[str, str]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

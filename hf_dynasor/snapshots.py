@@ -18,7 +18,6 @@ from hf_dynasor.errors import ConfigurationError, ProgramError
 SCHEMA = 1
 
 _FIELDS = frozenset({"schema", "program", "label", "unit", "budget", "settings", "policy", "completions"})
-_TUPLES = ("token_ids", "logprobs", "offsets")
 
 
 def describe_settings(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
@@ -71,7 +70,7 @@ def completion_to_dict(completion: Completion) -> dict[str, Any]:
 def completion_from_dict(row: Mapping[str, Any], program_id: str) -> Completion:
     """The completion that `completion_to_dict` wrote, for the program that reads it."""
     values = dict(row)
-    values |= {name: tuple(values[name]) for name in _TUPLES if values.get(name) is not None}
+    values |= {name: _freeze(value) for name, value in values.items()}
     return Completion(
         **{
             name: value
@@ -193,6 +192,11 @@ def _note(
             cancelled.update(command.keys)
         else:
             waiting[command.key] = command
+
+
+def _freeze(value: Any) -> Any:
+    """JSON has lists where messages have tuples."""
+    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value
 
 
 def _check_same(name: str, theirs: object, ours: object) -> None:

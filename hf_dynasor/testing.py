@@ -6,6 +6,7 @@ a model.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -52,6 +53,7 @@ class Reply:
         is_held: It never ends by itself: only a cancellation (or `close`) ends it, as cancelled.
         error: For `FinishReason.FAILED`.
         score: For `Score` requests, in [0, 1].
+        probability: Of each token, where log-probabilities are asked for; above 0.
     """
 
     text: str = ""
@@ -60,6 +62,7 @@ class Reply:
     is_held: bool = False
     error: str | None = None
     score: float | None = None
+    probability: float = 1.0
 
 
 Script: TypeAlias = Callable[[Request], Reply]
@@ -170,6 +173,8 @@ def _deliver(request: Request, reply: Reply, sink: Sink) -> None:
         token_ids = tuple(range(num_tokens))
     if isinstance(request, Generate) and request.stream:
         sink(TokenDelta(key=request.key, text=reply.text, token_ids=token_ids))
+    wants_logprobs = isinstance(request, Generate) and request.sampling.logprobs
+    offsets = tuple(index * len(reply.text) // max(1, num_tokens) for index in token_ids)
     sink(
         Completion(
             key=request.key,
@@ -177,6 +182,8 @@ def _deliver(request: Request, reply: Reply, sink: Sink) -> None:
             token_ids=token_ids,
             finish_reason=reply.finish_reason,
             usage=usage,
+            logprobs=(math.log(reply.probability),) * len(token_ids) if wants_logprobs else None,
+            offsets=offsets if wants_logprobs else None,
             score=reply.score,
             error=reply.error,
         )
