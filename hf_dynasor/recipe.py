@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 from hf_dynasor.answers import AnswerFormat
@@ -14,11 +14,15 @@ from hf_dynasor.core import Chat, Message, Prompt, SamplingParams
 from hf_dynasor.errors import ConfigurationError, InputError, name_unknown
 from hf_dynasor.grants import AllocationPolicy
 from hf_dynasor.program import DEFAULT_INSTRUCTION, ReasoningProgram, derive_seed
+from hf_dynasor.program_options import build_options, default_budget
 from hf_dynasor.programs import PROGRAMS
-from hf_dynasor.scheduler import POLICIES, StaticThreshold
+from hf_dynasor.scheduler import POLICIES, list_read_signals
 
 UserQuestion: TypeAlias = str | Sequence[Mapping[str, str]]
 """A text, or a conversation as transformers takes it: `[{"role": "user", "content": "..."}, ...]`."""
+
+_SELF_READING = ("chain_of_thought", "chain_consistency")
+"""Programs that are read while a grant is spent, so that a policy may grant everything at once."""
 
 PromptFormat = Literal["chat", "plain"]
 PROMPT_FORMATS: tuple[PromptFormat, ...] = ("chat", "plain")
@@ -30,11 +34,12 @@ class Recipe:
 
     Args:
         program: Name of a program in `hf_dynasor.programs.PROGRAMS`.
-        policy: Name of a policy in `hf_dynasor.scheduler.POLICIES`, or a policy.
-        budget: The knob's maximum (samples for self-consistency).
-        preset: A row of the paper's Table 1, such as `sc/gsm8k`, for `static` in place of the next two.
-        thresholds: What certaindex must exceed to stop; for the policy `static`.
-        detect_at: Units after which the policy reads; for `static` and `length`.
+        policy: Name of a policy in `hf_dynasor.scheduler.POLICIES`, or a policy. By default `static`; `even` for
+            programs that read themselves while they run.
+        budget: The knob's maximum (samples, tokens of a chain, ...); by default the program's own.
+        preset: A row of the paper's Table 1, such as `sc/gsm8k`, in place of the next two.
+        thresholds: What certaindex must exceed to stop; for `static`, `five_step` and `single_step`.
+        detect_at: Units after which the policy reads; for `static`, the steps, the curves and `length`.
         max_tokens: Net tokens at `detect_at` that end the program; for `length`.
         temperature, top_p, top_k, max_new_tokens: Sampling of each path, see `SamplingParams`.
         seed: Makes runs reproducible on engines with per-request seeds; `None` draws afresh. The same question
@@ -47,6 +52,8 @@ class Recipe:
             leaves it out.
         enable_thinking: Passed to the chat template; `None` leaves its default.
         answer_format: How answers are found and told apart.
+        program_options: Further arguments of the program's constructor, such as `{"reward_temperature": 0.1}` for
+            `rebase`, and the fields of `ChainSettings` for a chain of thought; one that it does not take raises.
 
     Examples:
         >>> program, policy = Recipe(budget=10).build("What is 2+2?")
@@ -55,8 +62,8 @@ class Recipe:
     """
 
     program: str = "self_consistency"
-    policy: str | AllocationPolicy = "static"
-    budget: int = 20
+    policy: str | AllocationPolicy | None = None
+    budget: int | None = None
     preset: str | None = None
     thresholds: Thresholds | None = None
     detect_at: int | None = None
@@ -72,10 +79,15 @@ class Recipe:
     instruction: str = DEFAULT_INSTRUCTION
     enable_thinking: bool | None = None
     answer_format: AnswerFormat = "auto"
+    program_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.program not in PROGRAMS:
             raise name_unknown("program", self.program, PROGRAMS)
+        if self.budget is None:
+            object.__setattr__(self, "budget", default_budget(PROGRAMS[self.program]))
+        if self.policy is None:
+            object.__setattr__(self, "policy", self._choose_policy())
         if self.prompt_format not in PROMPT_FORMATS:
             raise name_unknown("prompt format", self.prompt_format, PROMPT_FORMATS)
         if self.prompt_format == "plain" and (self.system is not None or self.enable_thinking is not None):
@@ -83,7 +95,6 @@ class Recipe:
                 "system and enable_thinking belong to chat prompts, but prompt_format is 'plain'."
             )
         self._refuse_unknown_signals()
-        self.build("What is 1+1?")
 
     def build(
         self, question: UserQuestion, *, label: str = "question", repeat: int = 0
@@ -98,12 +109,13 @@ class Recipe:
         Raises:
             InputError: The question is empty or no question.
         """
-        program = PROGRAMS[self.program](
+        cls = PROGRAMS[self.program]
+        program = cls(
             self.build_prompt(question),
             budget=self.budget,
             sampling=self._build_sampling(question, repeat),
-            answer_format=self.answer_format,
             label=label,
+            **build_options(cls, self.program_options, answer_format=self.answer_format),
         )
         return program, self.build_policy()
 
@@ -129,6 +141,10 @@ class Recipe:
         messages = (*earlier, Message(role="user", content=text))
         return Prompt((Chat(messages=messages, enable_thinking=self.enable_thinking),))
 
+    def _choose_policy(self) -> str:
+        is_read_by_policy = any(value is not None for value in (self.preset, self.thresholds, self.detect_at))
+        return "even" if self.program in _SELF_READING and not is_read_by_policy else "static"
+
     def build_policy(self) -> AllocationPolicy:
         """The policy, with the options that it reads; an option that it does not read raises."""
         options: dict[str, Any] = {
@@ -138,6 +154,7 @@ class Recipe:
             "max_tokens": self.max_tokens,
         }
         given = {name: value for name, value in options.items() if value is not None}
+        assert self.policy is not None  # chosen when the recipe was made
         if not isinstance(self.policy, str):
             _refuse_unread(self.policy.name, given, ())
             return self.policy
@@ -145,28 +162,31 @@ class Recipe:
             raise name_unknown("policy", self.policy, POLICIES)
         policy = POLICIES[self.policy]
         read = [item.name for item in fields(policy) if item.name != "name"]
-        _refuse_unread(self.policy, given, [*read, "preset"] if policy is StaticThreshold else read)
-        return policy(**_expand_preset(given))
+        _refuse_unread(self.policy, given, [*read, "preset"] if "thresholds" in read else read)
+        usual = _expand_preset({"preset": PROGRAMS[self.program].preset})
+        return policy(
+            **{name: value for name, value in usual.items() if name in read} | _expand_preset(given)
+        )
 
     def _refuse_unknown_signals(self) -> None:
-        program, policy = PROGRAMS[self.program], self.build_policy()
-        if isinstance(policy, StaticThreshold):
-            for signal in sorted(set(policy.thresholds.to_dict()) - program.signals):
-                raise ConfigurationError(
-                    f"Got a threshold on {signal}, which {self.program} never knows. "
-                    f"It knows: {', '.join(sorted(program.signals))}."
-                )
+        program, policy = self.build("What is 1+1?")
+        for signal in sorted(list_read_signals(policy) - program.signals):
+            raise ConfigurationError(
+                f"Got a threshold on {signal}, which {self.program} never knows. "
+                f"It knows: {', '.join(sorted(program.signals))}."
+            )
 
     def _build_sampling(self, question: UserQuestion, repeat: int) -> SamplingParams:
-        policy = self.build_policy()
-        needed = policy.thresholds.to_dict() if isinstance(policy, StaticThreshold) else {}
+        needed = list_read_signals(self.build_policy())
         return SamplingParams(
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
             seed=derive_seed(self.seed, _identify(question), repeat),
-            logprobs=self.logprobs or "answer_probability" in needed,
+            logprobs=self.logprobs
+            or "answer_probability" in needed
+            or self.program_options.get("vote") == "certainty",
         )
 
 

@@ -1,0 +1,114 @@
+"""What a recipe's options mean to the program that it names. An option that a program does not read raises."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from hf_dynasor.certaindex.readings import StoppingRule
+from hf_dynasor.errors import ConfigurationError, name_unknown
+from hf_dynasor.program import ReasoningProgram
+from hf_dynasor.programs.chain_settings import ChainSettings
+from hf_dynasor.stopping.consistency import EFFORTS, AnswerConsistency
+from hf_dynasor.stopping.rule_table import RULES, build_rule
+from hf_dynasor.stopping.rules import BoundaryConfidence
+
+NO_RULE = "none"
+_GIVEN_ANYWAY = frozenset({"self", "prompt", "budget", "sampling", "answer_format", "label", "settings"})
+_CHAIN_OPTIONS = tuple(item.name for item in fields(ChainSettings) if item.name != "answer_format")
+
+
+def list_options(program: type[ReasoningProgram]) -> tuple[str, ...]:
+    """The options that a program reads besides its prompt, budget and sampling.
+
+    Examples:
+        >>> from hf_dynasor.programs import PROGRAMS
+        >>> "vote" in list_options(PROGRAMS["self_consistency"])
+        True
+    """
+    parameters = inspect.signature(program.__init__).parameters
+    own = tuple(name for name in parameters if name not in _GIVEN_ANYWAY)
+    return (*_CHAIN_OPTIONS, *own) if "settings" in parameters else own
+
+
+def default_budget(program: type[ReasoningProgram]) -> int:
+    """The knob's maximum where nobody names one."""
+    budget: int = inspect.signature(program.__init__).parameters["budget"].default
+    return budget
+
+
+def build_options(
+    program: type[ReasoningProgram], given: Mapping[str, Any], *, answer_format: str
+) -> dict[str, Any]:
+    """The keyword arguments of a program for the options that were given.
+
+    Args:
+        program: The program's class.
+        given: Options by name, those that were left out not among them.
+        answer_format: How answers are found and told apart.
+
+    Raises:
+        ConfigurationError: An option that the program does not read, or a value that it refuses.
+    """
+    known = list_options(program)
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(
+                f"Got the program option {name!r}, which {program.name} does not read. "
+                f"It reads: {', '.join(sorted(known)) or 'none'}."
+            )
+    if "settings" not in inspect.signature(program.__init__).parameters:
+        return {**given, "answer_format": answer_format}
+    chain = {name: value for name, value in given.items() if name in _CHAIN_OPTIONS}
+    own = {name: value for name, value in given.items() if name not in _CHAIN_OPTIONS}
+    return {**own, "settings": build_chain_settings(**chain, answer_format=answer_format)}
+
+
+def build_chain_settings(*, rule: str | StoppingRule | None = None, **options: Any) -> ChainSettings:
+    """How a chain is read, with the rule that fits its mode where none is named.
+
+    Args:
+        rule: A rule; an effort of the paper (`mild` to `crazy`), a name in `RULES`, or `none`. By default the last 3
+            answers must agree in the modes that stop.
+        options: Fields of `ChainSettings`.
+
+    Examples:
+        >>> build_chain_settings(mode="cut").rule.window
+        3
+    """
+    mode = options.get("mode", ChainSettings().mode)
+    chosen = _choose_rule(rule, mode, options.get("interval"))
+    if isinstance(chosen, BoundaryConfidence):
+        options.setdefault("delimiter", chosen.delimiter)
+    return ChainSettings(rule=chosen, **options)
+
+
+def _choose_rule(rule: str | StoppingRule | None, mode: str, interval: int | None) -> StoppingRule | None:
+    if rule is None:
+        if (
+            mode == "cut"
+        ):  # the chain itself is read every `interval` tokens, and the rule hears of each reading
+            return AnswerConsistency(window=3, interval=1)
+        return _pace(EFFORTS["mid"], interval) if mode == "probed" else None
+    if not isinstance(rule, str):
+        return rule
+    if rule == NO_RULE:
+        return None
+    if rule in EFFORTS:
+        return _pace(EFFORTS[rule], interval)
+    if rule not in RULES:
+        raise name_unknown("stopping rule", rule, _list_rules())
+    return _pace(build_rule(rule), interval)
+
+
+def _list_rules() -> Iterable[str]:
+    return (NO_RULE, *EFFORTS, *RULES)
+
+
+def _pace(rule: StoppingRule, interval: int | None) -> StoppingRule:
+    """The rule read every `interval` tokens, if it counts tokens and an interval was named."""
+    if interval is None or not isinstance(rule, AnswerConsistency):
+        return rule
+    return replace(rule, interval=interval)
