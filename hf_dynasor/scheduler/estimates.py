@@ -39,6 +39,7 @@ class WorkSoFar:
     """What is known of a program when its work is estimated.
 
     Args:
+        program_id: The program.
         planned_units: Cap of its knob.
         granted_units: Granted so far.
         finished_units: Of those, ended.
@@ -47,6 +48,7 @@ class WorkSoFar:
         is_plan_final: Whether the planned units are known to be granted, whatever the certaindex.
     """
 
+    program_id: str
     planned_units: int
     granted_units: int
     finished_units: int

@@ -176,6 +176,7 @@ class ProgramRecord:
         estimate = estimator.estimate(
             spec.kind,
             WorkSoFar(
+                program_id=spec.program_id,
                 planned_units=self.planned_units,
                 granted_units=self.granted_units,
                 finished_units=self.finished_units,

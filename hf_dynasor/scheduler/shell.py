@@ -71,6 +71,7 @@ class Scheduler:
         self._tenants = Tenants()
         self._idle: Alarms[ProgramRecord] = Alarms()
         self._plan: StepPlan | None = None
+        self._is_stale = True
         self._pace = Pace()
         self._steps_run = 0
 
@@ -121,7 +122,7 @@ class Scheduler:
         self._memory.evict(record)
         self._order.forget(record)
         record.learn(self.estimator)
-        self._plan = None
+        self._is_stale = True
         return tuple(request.key for request in left)
 
     # --- what happens to requests -------------------------------------------------------------------------------
@@ -181,15 +182,14 @@ class Scheduler:
         self._pace.note(now)
         self._forget_idle(now)
         if self._order.wake(now):
-            self._plan = None
-        plan = self._plan
-        if plan is not None and self._steps_run < plan.max_steps and not plan.prefill:
-            return plan
+            self._is_stale = True
+        if self._plan is not None and not self._is_stale and self.steps_left and not self._plan.prefill:
+            return self._plan
         self._order.rank_changed(now, self._pace.step_seconds)
         plan = self._planner.plan(now, self._order.next_time)
         self._order.note_planned(self._planner.touched, self._planner.moved)
         self._tenants.advance(self._planner.touched.values())
-        self._plan, self._steps_run = plan, 0
+        self._plan, self._steps_run, self._is_stale = plan, 0, False
         return plan
 
     def advance(self, num_steps: int = 1) -> None:
@@ -198,10 +198,10 @@ class Scheduler:
         Raises:
             ProgramError: The plan does not hold for that many.
         """
-        plan = self._plan
-        if plan is None or not 1 <= num_steps <= plan.max_steps - self._steps_run:
-            held = 0 if plan is None else plan.max_steps - self._steps_run
-            raise ProgramError(f"Got {num_steps = } but the last plan holds for {held} steps more.")
+        if not 1 <= num_steps <= self.steps_left:
+            raise ProgramError(
+                f"Got {num_steps = } but the last plan holds for {self.steps_left} steps more."
+            )
         self._planner.advance(num_steps)
         self._pace.count(num_steps)
         self._steps_run += num_steps
@@ -228,6 +228,16 @@ class Scheduler:
         """Blocks of keys and values that are held."""
         return self._memory.ledger.num_used
 
+    @property
+    def num_context_tokens(self) -> int:
+        """Tokens that the decoding requests look back at, in all."""
+        return self._memory.num_context_tokens
+
+    @property
+    def steps_left(self) -> int:
+        """Steps for which the last plan still holds."""
+        return 0 if self._plan is None else self._plan.max_steps - self._steps_run
+
     def count_generated(self, key: RequestKey) -> int:
         """Tokens that a request has generated."""
         return self._planner.count_generated(self._requests[key])
@@ -245,7 +255,7 @@ class Scheduler:
 
     def _change(self, program: ProgramRecord, *requests: RequestRecord) -> None:
         self._order.note_changed(program, *requests)
-        self._plan = None
+        self._is_stale = True
 
     def _check(self, request: RequestSpec) -> None:
         if request.key in self._requests:
@@ -266,7 +276,7 @@ class Scheduler:
         del self._requests[record.key]
         self._planner.remove(record)
         self._order.forget_request(record)
-        self._plan = None
+        self._is_stale = True
 
     def _after_removal(self, program: ProgramRecord, now: float) -> None:
         self._change(program)

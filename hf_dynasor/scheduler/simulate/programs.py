@@ -1,0 +1,109 @@
+"""A program of the simulator: it votes on recorded answers and really asks its allocation policy for more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from hf_dynasor.certaindex import Certaindex, agreement, normalised_entropy
+from hf_dynasor.core import Usage
+from hf_dynasor.errors import ProgramError
+from hf_dynasor.grants import AllocationPolicy, GrantRecord, Knob
+from hf_dynasor.scheduler.simulate.workload import RecordedBranch, RecordedQuestion
+
+
+class SimulatedProgram:
+    """Self-consistency over recorded branches, in the order that was drawn for this program.
+
+    Args:
+        question: Where the branches come from.
+        branches: As many of them as the full budget, in the order in which they are spent.
+        policy: Grants units.
+        unit: What a branch is called.
+    """
+
+    def __init__(
+        self,
+        question: RecordedQuestion,
+        branches: Sequence[RecordedBranch],
+        policy: AllocationPolicy,
+        unit: str,
+    ) -> None:
+        self.question = question
+        self.branches = branches
+        self.trace: tuple[GrantRecord, ...] = ()
+        self.num_open = 0
+        self.num_tokens = 0
+        self._policy = policy
+        self._knob = Knob(unit=unit, maximum=len(branches))
+        self._num_granted = 0
+
+    @property
+    def certaindex(self) -> Certaindex:
+        """The last reading."""
+        return self.trace[-1].certaindex
+
+    @property
+    def num_units(self) -> int:
+        """Branches that were granted."""
+        return self._num_granted
+
+    def ask(self) -> range:
+        """Indices of the branches of the next grant; none where the policy denies."""
+        decision = self._policy.allocate(self._knob, self.trace)
+        first = self._num_granted
+        if decision.units > len(self.branches) - first:
+            raise ProgramError(
+                f"Policy {self._policy.name!r} granted {decision.units} but at most {len(self.branches) - first} are left."
+            )
+        self._num_granted += decision.units
+        self.num_open = decision.units
+        return range(first, self._num_granted)
+
+    def note_finished(self, index: int) -> bool:
+        """A branch ended; returns whether the grant is spent, and then the certaindex is new."""
+        self.num_tokens += self.branches[index].num_tokens
+        self.num_open -= 1
+        if self.num_open:
+            return False
+        self.trace = (*self.trace, self._record())
+        return True
+
+    def is_right(self) -> bool:
+        """Whether the majority's answer is right; of equal groups the one that was seen first."""
+        stated = [branch.group for branch in self.branches[: self._num_granted] if branch.group is not None]
+        if not stated:
+            return False
+        winner = Counter(stated).most_common(1)[0][0]
+        return next(branch.is_correct for branch in self.branches if branch.group == winner)
+
+    def _record(self) -> GrantRecord:
+        before = self.trace[-1] if self.trace else None
+        total, done = self._num_granted, before.total if before else 0
+        wave = max(branch.num_tokens for branch in self.branches[done:total])
+        groups = self._list_groups()
+        sizes = tuple(Counter(groups).values())
+        has_answer = any(branch.group is not None for branch in self.branches[:total])
+        return GrantRecord(
+            units=total - done,
+            total=total,
+            certaindex=Certaindex(
+                entropy=normalised_entropy(sizes),
+                agreement=agreement(sizes) if has_answer else None,
+                num_paths=total,
+            ),
+            usage=Usage(sampled=self.num_tokens),
+            sequential_tokens=(before.sequential_tokens if before else 0) + wave,
+            groups=groups,
+        )
+
+    def _list_groups(self) -> tuple[int, ...]:
+        """Groups by first appearance; a branch without an answer stands alone."""
+        numbers: dict[object, int] = {}
+        return tuple(
+            numbers.setdefault((index,) if branch.group is None else branch.group, len(numbers))
+            for index, branch in enumerate(self.branches[: self._num_granted])
+        )
+
+
+__all__ = ["SimulatedProgram"]
