@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from hf_dynasor.errors import ConfigurationError
 
 MAX_SEED = 2**63 - 1
+MAX_TOP_LOGPROBS = 20
 
 
 class FinishReason(str, Enum):
@@ -112,19 +113,39 @@ class SamplingParams:
         temperature: 0 decodes greedily; otherwise logits are divided by it.
         top_p: Keep the smallest set of tokens whose probability reaches this, in (0, 1].
         top_k: Keep the k likeliest tokens; `None` keeps all.
+        min_p: Drop tokens less likely than this share of the likeliest one's probability, in [0, 1).
+        repetition_penalty: Divides positive and multiplies negative logits of every token of the prompt and the
+            text so far; above 0, 1 does nothing.
+        presence_penalty: Taken once from the logit of every token generated so far.
+        frequency_penalty: Taken from a token's logit for each time that it was generated.
+        logit_bias: Pairs of token id and what is added to its logit.
         stop: Strings that end the request; the text is cut before the first one.
+        stop_token_ids: Token ids that end the request, as EOS does.
+        ignore_eos: Go on when the model ends its turn, until another bound.
+        min_new_tokens: Neither EOS nor `stop_token_ids` can be drawn before so many tokens.
         seed: Makes the request's own draws reproducible. An engine honours it or refuses it.
         logprobs: Return the log-probability of every generated token (natural logarithm, of the
-            distribution that it was drawn from before temperature, top-k and top-p).
+            distribution that it was drawn from before temperature, penalties, top-k, top-p and the like).
+        num_top_logprobs: With `logprobs`: how many of the likeliest tokens to report at each position, at most
+            20.
     """
 
     max_new_tokens: int = 512
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_new_tokens: int = 0
     seed: int | None = None
     logprobs: bool = False
+    num_top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -143,6 +164,37 @@ class SamplingParams:
             )
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
             raise ConfigurationError(f"Got {self.seed = } but expected a value in [0, 2**63 - 1].")
+        self._check_shaping()
+
+    def _check_shaping(self) -> None:
+        if not 0 <= self.min_p < 1:
+            raise ConfigurationError(f"Got {self.min_p = } but expected a value in [0, 1).")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ConfigurationError(f"Got {self.repetition_penalty = } but expected a number above 0.")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise ConfigurationError(
+                    f"Got {name} = {getattr(self, name)} but expected a value in [-2, 2]."
+                )
+        for token_id, bias in self.logit_bias:
+            if token_id < 0 or not -100 <= bias <= 100:
+                raise ConfigurationError(
+                    f"Got logit_bias {bias} for token {token_id} but expected ids from 0 and a bias in [-100, 100]."
+                )
+        if any(token_id < 0 for token_id in self.stop_token_ids):
+            raise ConfigurationError(f"Got {self.stop_token_ids = } but expected ids from 0.")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ConfigurationError(
+                f"Got {self.min_new_tokens = } but expected at most {self.max_new_tokens = }, and no less than 0."
+            )
+        if not 0 <= self.num_top_logprobs <= MAX_TOP_LOGPROBS:
+            raise ConfigurationError(
+                f"Got {self.num_top_logprobs = } but expected a value in [0, {MAX_TOP_LOGPROBS}]."
+            )
+        if self.num_top_logprobs and not self.logprobs:
+            raise ConfigurationError(
+                f"Got {self.num_top_logprobs = } without logprobs. Set logprobs=True, or leave it at 0."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,13 +289,22 @@ class Usage:
         }
 
 
+TopLogprobs: TypeAlias = tuple[tuple[int, float], ...]
+"""The likeliest tokens at one position, each with its natural-log probability, likeliest first."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenDelta:
-    """New tokens of a streamed request. The texts of all deltas joined are the completion's text."""
+    """New tokens of a streamed request. The texts of all deltas joined are the completion's text.
+
+    Their log-probabilities come along where they were asked for.
+    """
 
     key: RequestKey
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...] = ()
+    top_logprobs: tuple[TopLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +318,7 @@ class Completion:
         finish_reason: Why it ended.
         usage: Its tokens.
         logprobs: Natural-log probability of each of `token_ids`, where asked for.
+        top_logprobs: The likeliest tokens at each position, where `num_top_logprobs` asked for them.
         offsets: For each of `token_ids`, the character of `text` where it begins, where logprobs were asked
             for; tokens past a stop string's cut point at `len(text)`.
         score: A `Score` request's result in [0, 1].
@@ -269,6 +331,7 @@ class Completion:
     finish_reason: FinishReason
     usage: Usage = field(default_factory=Usage)
     logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[TopLogprobs, ...] | None = None
     offsets: tuple[int, ...] | None = None
     score: float | None = None
     error: str | None = None
@@ -278,7 +341,7 @@ class Completion:
             raise ConfigurationError(
                 f"Got {self.finish_reason = } with {self.error = }: failures, and only they, carry one."
             )
-        for name in ("logprobs", "offsets"):
+        for name in ("logprobs", "top_logprobs", "offsets"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.token_ids):
                 raise ConfigurationError(

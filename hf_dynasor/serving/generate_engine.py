@@ -21,6 +21,7 @@ from hf_dynasor.serving.loading import LoadedModel
 from hf_dynasor.serving.local_engine import LocalEngine, check_positive
 from hf_dynasor.serving.padded_batch import PaddedBatch, find_cache_kind
 from hf_dynasor.serving.plain_generate import generate_rows
+from hf_dynasor.serving.rewards.model import RewardModel
 from hf_dynasor.serving.sampling import draw_tokens
 from hf_dynasor.serving.tracks import Ledger, Track
 
@@ -55,6 +56,7 @@ class GenerateEngine(LocalEngine):
             longer.
         max_cache_tokens: Most tokens, padding included, that the batch may grow to; a request that needs more
             runs alone. `None` takes what fits 2 GiB, or half of a CUDA device's free memory.
+        reward: Answers `Score` requests.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class GenerateEngine(LocalEngine):
         max_batch_size: int = 64,
         max_prefill_tokens: int = 4096,
         max_cache_tokens: int | None = None,
+        reward: RewardModel | None = None,
     ) -> None:
         if max_cache_tokens is None:
             max_cache_tokens = _count_affordable_tokens(loaded)
@@ -76,7 +79,7 @@ class GenerateEngine(LocalEngine):
         ledger = Ledger(name)
         worker = _Worker(loaded, ledger, limits)
         abilities = frozenset({Ability.SEEDS, Ability.LOGPROBS, Ability.STREAM})
-        super().__init__(name, loaded, abilities, ledger, worker)
+        super().__init__(name, loaded, abilities, ledger, worker, reward)
         worker.thread.start()
 
 
@@ -216,13 +219,8 @@ class _Worker:
         picked = logits if len(wanted) == len(tracks) else logits[wanted]
         drawn = draw_tokens(picked, [tracks[index].sampler for index in wanted])
         self.num_tokens_drawn += len(wanted)
-        logprobs: list[float] | list[None] = drawn.logprobs or [None] * len(wanted)
-        moves = zip(wanted, drawn.tokens, logprobs, strict=True)
-        return [
-            index
-            for index, token, logprob in moves
-            if not self._ledger.advance(tracks[index], token, logprob)
-        ]
+        moves = zip(wanted, drawn.list_rows(), strict=True)
+        return [index for index, row in moves if not self._ledger.advance(tracks[index], *row)]
 
     def _keep(self, rows: list[int]) -> None:
         if len(rows) == len(self._running):

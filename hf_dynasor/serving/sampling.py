@@ -7,24 +7,37 @@ what it draws depends on its logits and its seed, never on the rows beside it.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from hf_dynasor.core import SamplingParams
+from hf_dynasor.core import SamplingParams, TopLogprobs
 from hf_dynasor.errors import EngineError
+from hf_dynasor.serving.logit_shaping import make_shaper, shape_logits
 
 _TOP_P_HEAD = 1024  # tokens among which a nucleus is looked for first
 
 
 class RowSampler:
-    """The sampling settings of one request, and its stream of random numbers."""
+    """The sampling settings of one request, what it has drawn so far, and its stream of random numbers.
 
-    __slots__ = ("_random", "params")
+    Args:
+        params: The settings.
+        prompt_ids: The prompt, which a repetition penalty counts too.
+        eos_token_ids: The ids that end a turn.
+    """
 
-    def __init__(self, params: SamplingParams) -> None:
+    __slots__ = ("_random", "params", "shaper")
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_ids: Sequence[int] = (),
+        eos_token_ids: Iterable[int] = (),
+    ) -> None:
         self.params = params
+        self.shaper = make_shaper(params, prompt_ids, eos_token_ids)
         self._random = random.Random(params.seed) if params.seed is not None else random.Random()
 
     def draw_uniform(self) -> float:
@@ -34,10 +47,20 @@ class RowSampler:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """One token per row, and its natural-log probability under the model where any row asked for it."""
+    """One token per row, and its natural-log probability under the model where any row asked for it.
+
+    `top_logprobs` has an entry for each row, empty for rows that did not ask.
+    """
 
     tokens: list[int]
     logprobs: list[float] | None
+    top_logprobs: list[TopLogprobs] | None = None
+
+    def list_rows(self) -> list[tuple[int, float | None, TopLogprobs]]:
+        """Token, log-probability and likeliest tokens of each row."""
+        logprobs: Sequence[float | None] = self.logprobs or [None] * len(self.tokens)
+        top_logprobs = self.top_logprobs or [()] * len(self.tokens)
+        return list(zip(self.tokens, logprobs, top_logprobs, strict=True))
 
 
 def draw_tokens(logits: torch.Tensor, samplers: Sequence[RowSampler]) -> Drawn:
@@ -50,7 +73,8 @@ def draw_tokens(logits: torch.Tensor, samplers: Sequence[RowSampler]) -> Drawn:
     Raises:
         EngineError: The model returned NaN.
     """
-    logits = logits.float()
+    raw = logits.float()
+    logits = shape_logits(raw, [sampler.shaper for sampler in samplers])
     best, tokens = logits.max(dim=-1)
     if bool(best.isnan().any()):
         raise EngineError("The model returned NaN logits. A wider dtype may help: --dtype float32.")
@@ -60,14 +84,32 @@ def draw_tokens(logits: torch.Tensor, samplers: Sequence[RowSampler]) -> Drawn:
         picked = logits if len(rows) == len(samplers) else logits[rows]
         drawn = _draw_from(_shape_distribution(picked, chosen), chosen)
         tokens = tokens.index_copy(0, torch.tensor(rows, device=tokens.device), drawn)
-    logprobs = None
-    if any(sampler.params.logprobs for sampler in samplers):
-        logprobs = torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None])[:, 0].tolist()
-    return Drawn(tokens=tokens.tolist(), logprobs=logprobs)
+    return _report(raw, tokens, samplers)
+
+
+def _report(raw: torch.Tensor, tokens: torch.Tensor, samplers: Sequence[RowSampler]) -> Drawn:
+    """What was drawn, with the log-probabilities that rows asked for."""
+    chosen = tokens.tolist()
+    for sampler, token in zip(samplers, chosen, strict=True):
+        if sampler.shaper is not None:
+            sampler.shaper.note(token)
+    if not any(sampler.params.logprobs for sampler in samplers):
+        return Drawn(tokens=chosen, logprobs=None)
+    all_logprobs = torch.log_softmax(raw, dim=-1)
+    logprobs = all_logprobs.gather(1, tokens[:, None])[:, 0].tolist()
+    counts = [sampler.params.num_top_logprobs for sampler in samplers]
+    top_logprobs = _list_top(all_logprobs, counts) if any(counts) else None
+    return Drawn(tokens=chosen, logprobs=logprobs, top_logprobs=top_logprobs)
+
+
+def _list_top(logprobs: torch.Tensor, counts: Sequence[int]) -> list[TopLogprobs]:
+    values, ids = torch.topk(logprobs, min(max(counts), logprobs.shape[-1]), dim=-1)
+    rows = zip(ids.tolist(), values.tolist(), counts, strict=True)
+    return [tuple(zip(row_ids[:n], row_values[:n], strict=True)) for row_ids, row_values, n in rows]
 
 
 def _shape_distribution(logits: torch.Tensor, samplers: Sequence[RowSampler]) -> torch.Tensor:
-    """Temperature, then top-k, then top-p, in transformers' order; returns probabilities (rows, vocabulary)."""
+    """Temperature, top-k, top-p, min-p, in transformers' order; returns probabilities (rows, vocabulary)."""
     params = [sampler.params for sampler in samplers]
     # A temperature close to 0 would overflow: subtracting the maximum first keeps every exponent at or below 0.
     shifted = logits - logits.max(dim=-1, keepdim=True).values
@@ -77,6 +119,9 @@ def _shape_distribution(logits: torch.Tensor, samplers: Sequence[RowSampler]) ->
     probs = torch.softmax(scaled, dim=-1)
     if any(item.top_p < 1 for item in params):
         probs = _keep_top_p(probs, _make_column([item.top_p for item in params], logits))
+    if any(item.min_p > 0 for item in params):
+        floor = probs.amax(dim=-1, keepdim=True) * _make_column([item.min_p for item in params], logits)
+        probs = probs.masked_fill(probs < floor, 0.0)
     return probs
 
 

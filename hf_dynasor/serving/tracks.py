@@ -9,14 +9,49 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
-from hf_dynasor.core import Completion, Event, FinishReason, Generate, RequestKey, TokenDelta, Usage
+from hf_dynasor.core import (
+    Completion,
+    Event,
+    FinishReason,
+    Generate,
+    RequestKey,
+    TokenDelta,
+    TopLogprobs,
+    Usage,
+)
 from hf_dynasor.engine import Sink
 from hf_dynasor.errors import ConfigurationError, EngineError
 from hf_dynasor.serving.sampling import RowSampler
 from hf_dynasor.serving.text_stream import TextStream
 
 logger = logging.getLogger(__name__)
+
+
+class InFlight(Protocol):
+    """What the ledger needs to know of a request, whatever it asks for."""
+
+    is_cancelled: bool
+    is_settled: bool
+
+    @property
+    def sink(self) -> Sink:
+        """Where its events go."""
+        ...
+
+    @property
+    def key(self) -> RequestKey:
+        """The request's name."""
+        ...
+
+    def finish(self) -> str:
+        """End the request's text; returns what a stream still has to deliver."""
+        ...
+
+    def complete(self, reason: FinishReason, error: str | None) -> Completion:
+        """The request's completion, after `finish`."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -41,33 +76,48 @@ class Track:
     sampler: RowSampler = field(init=False)
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
     num_cached: int = 0
     is_started: bool = False
     is_cancelled: bool = False
     is_settled: bool = False
 
     def __post_init__(self) -> None:
-        self.sampler = RowSampler(self.request.sampling)
+        self.sampler = RowSampler(self.request.sampling, self.prompt_ids, self.eos_token_ids)
 
     @property
     def key(self) -> RequestKey:
         """The request's name."""
         return self.request.key
 
-    def push(self, token_id: int, logprob: float | None) -> tuple[str, FinishReason | None]:
+    def push(
+        self, token_id: int, logprob: float | None, top_logprobs: TopLogprobs = ()
+    ) -> tuple[str, FinishReason | None]:
         """Take a token; returns the text that it released and why the request is over, if it is."""
+        sampling = self.request.sampling
         self.tokens.append(token_id)
-        if self.request.sampling.logprobs and logprob is not None:
+        if sampling.logprobs and logprob is not None:
             self.logprobs.append(logprob)
-        if token_id in self.eos_token_ids:
+            self.top_logprobs.append(top_logprobs)
+        if token_id in self.eos_token_ids or token_id in sampling.stop_token_ids:
             self.stream.push_silent()
-            return "", FinishReason.EOS
-        piece = self.stream.push(token_id)
-        if self.stream.is_stopped:
-            return piece, FinishReason.STOP
-        if len(self.tokens) >= self.request.sampling.max_new_tokens:
-            return piece, FinishReason.LENGTH
-        return piece, None
+            piece, ending = "", self._find_ending(token_id)
+        else:
+            piece = self.stream.push(token_id)
+            ending = FinishReason.STOP if self.stream.is_stopped else None
+        if ending is None and len(self.tokens) >= sampling.max_new_tokens:
+            ending = FinishReason.LENGTH
+        return piece, ending
+
+    def _find_ending(self, token_id: int) -> FinishReason | None:
+        if token_id in self.request.sampling.stop_token_ids:
+            return FinishReason.STOP
+        return None if self.request.sampling.ignore_eos else FinishReason.EOS
+
+    def finish(self) -> str:
+        """End the text; returns what a stream still has to deliver."""
+        rest = self.stream.finish()
+        return rest if self.request.stream else ""
 
     def complete(self, reason: FinishReason, error: str | None) -> Completion:
         """The completion of what was generated so far; `stream` must be finished."""
@@ -79,6 +129,7 @@ class Track:
             finish_reason=reason,
             usage=self._count_usage(),
             logprobs=tuple(self.logprobs) if wants_logprobs else None,
+            top_logprobs=tuple(self.top_logprobs) if self.request.sampling.num_top_logprobs else None,
             offsets=self.stream.offsets if wants_logprobs else None,
             error=error,
         )
@@ -89,19 +140,22 @@ class Track:
         return Usage(prompt=num_prompt, cached=min(self.num_cached, num_prompt), **generated)
 
 
+TrackT = TypeVar("TrackT", bound=InFlight)
+
+
 class Ledger:
     """The requests in flight of one engine; safe to use from any thread."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._tracks: dict[RequestKey, Track] = {}
+        self._tracks: dict[RequestKey, InFlight] = {}
         self._lock = threading.Lock()
         self._ended: str | None = None  # why nothing is taken any more
 
     def __len__(self) -> int:
         return len(self._tracks)
 
-    def enter(self, tracks: Sequence[Track], start: Callable[[Sequence[Track]], None]) -> None:
+    def enter(self, tracks: Sequence[TrackT], start: Callable[[Sequence[TrackT]], None]) -> None:
         """Take all tracks and hand them to `start`, or none.
 
         Raises:
@@ -125,7 +179,7 @@ class Ledger:
         if self._ended is not None:
             raise EngineError(f"Engine {self.name} {self._ended}")
 
-    def mark_cancelled(self, keys: Sequence[RequestKey]) -> list[Track]:
+    def mark_cancelled(self, keys: Sequence[RequestKey]) -> list[InFlight]:
         """Mark requests as cancelled; returns those that are in flight."""
         with self._lock:
             found = [self._tracks[key] for key in keys if key in self._tracks]
@@ -133,27 +187,28 @@ class Ledger:
                 track.is_cancelled = True
             return found
 
-    def advance(self, track: Track, token_id: int, logprob: float | None) -> bool:
+    def advance(
+        self, track: Track, token_id: int, logprob: float | None, top_logprobs: TopLogprobs = ()
+    ) -> bool:
         """Give a track its next token and report on it; returns whether the request is over."""
         if track.is_settled:
             return True
-        piece, reason = track.push(token_id, logprob)
+        piece, reason = track.push(token_id, logprob, top_logprobs)
         if track.request.stream:
-            _deliver(track, TokenDelta(key=track.key, text=piece, token_ids=(token_id,)))
+            _deliver(track, _make_delta(track, piece, token_id))
         if reason is None:
             return False
         self.settle(track, reason)
         return True
 
-    def settle(self, track: Track, reason: FinishReason, error: str | None = None) -> None:
+    def settle(self, track: InFlight, reason: FinishReason, error: str | None = None) -> None:
         """Report the end of a request, once."""
         with self._lock:
             if track.is_settled:
                 return
             track.is_settled = True
             self._tracks.pop(track.key, None)
-        rest = track.stream.finish()
-        if rest and track.request.stream:
+        if rest := track.finish():
             _deliver(track, TokenDelta(key=track.key, text=rest, token_ids=()))
         _deliver(track, track.complete(reason, error))
 
@@ -171,7 +226,18 @@ class Ledger:
             self._ended = self._ended or why
 
 
-def _deliver(track: Track, event: Event) -> None:
+def _make_delta(track: Track, piece: str, token_id: int) -> TokenDelta:
+    sampling = track.request.sampling
+    return TokenDelta(
+        key=track.key,
+        text=piece,
+        token_ids=(token_id,),
+        logprobs=(track.logprobs[-1],) if sampling.logprobs else (),
+        top_logprobs=(track.top_logprobs[-1],) if sampling.num_top_logprobs else (),
+    )
+
+
+def _deliver(track: InFlight, event: Event) -> None:
     try:
         track.sink(event)
     except Exception:  # one caller's broken sink (a closed event loop) must not end the others' requests
