@@ -67,6 +67,12 @@ class Engine(Protocol):
         ...
 
 
+_REMEDIES = {
+    Ability.SCORE: " Give it a reward model: make_engine(..., reward=...), Solver(..., reward=...), or --reward-model; "
+    "'embedded' or 'likelihood' need no download."
+}
+
+
 def check_abilities(engine_name: str, abilities: Iterable[Ability], requests: Sequence[Request]) -> None:
     """Raise `UnsupportedError` for the first request that needs an ability which is not declared."""
     declared = frozenset(abilities)
@@ -76,6 +82,7 @@ def check_abilities(engine_name: str, abilities: Iterable[Ability], requests: Se
                 raise UnsupportedError(
                     f"{engine_name} has no {ability.value}, which request {request.key.request_id!r} asks for. "
                     f"It has: {', '.join(sorted(a.value for a in declared)) or 'no optional ability'}."
+                    + _REMEDIES.get(ability, "")
                 )
 
 

@@ -40,8 +40,8 @@ def combine_logprobs(logprobs: Sequence[float], combination: Combination = "mini
         raise ConfigurationError(f"Got log-probability {broken} but expected at most 0.")
     if not logprobs:
         return 1.0
-    total = {"minimum": min, "geometric_mean": _mean, "product": math.fsum}[combination](logprobs)
-    return min(1.0, math.exp(total))
+    total = min(logprobs) if combination == "minimum" else math.fsum(logprobs)
+    return min(1.0, math.exp(total / len(logprobs) if combination == "geometric_mean" else total))
 
 
 def select_tokens(text: str, offsets: Sequence[int], pattern: str | None) -> list[int]:
@@ -98,7 +98,3 @@ def _find_spans(text: str, pattern: str) -> list[tuple[int, int]]:
         raise ConfigurationError(f"Got {pattern = } but expected a regular expression: {error}.") from error
     group = 1 if compiled.groups else 0
     return [match.span(group) for match in compiled.finditer(text) if match.start(group) >= 0]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

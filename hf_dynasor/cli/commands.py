@@ -148,7 +148,12 @@ def _open_engine(arguments: argparse.Namespace) -> Iterator[Engine]:
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     engine = make_engine(
-        arguments.model, engine=arguments.engine, dtype=arguments.dtype, device=arguments.device
+        arguments.model,
+        engine=arguments.engine,
+        dtype=arguments.dtype,
+        device=arguments.device,
+        reward=arguments.reward_model,
+        reward_kind=arguments.reward_kind,
     )
     try:
         yield engine

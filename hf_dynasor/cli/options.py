@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from typing import get_args
 
+from hf_dynasor.answers import AnswerFormat
+from hf_dynasor.answers.elicitation import EXIT_CLOSINGS, PROBE_SUFFIXES
 from hf_dynasor.certaindex import SIGNAL_NAMES, TABLE_1, Thresholds
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.program import DEFAULT_INSTRUCTION
 from hf_dynasor.programs import PROGRAMS
+from hf_dynasor.programs.chain_settings import ChainExit, ChainMode
+from hf_dynasor.programs.voting import Vote
 from hf_dynasor.recipe import PROMPT_FORMATS, Recipe
 from hf_dynasor.scheduler import POLICIES
 
@@ -31,13 +36,30 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--timeout", type=seconds, default=600.0, help="seconds to wait for a sample (default: 600)"
     )
+    group.add_argument(
+        "--reward-model",
+        default="auto",
+        metavar="NAME",
+        help="what rates steps: hub name, local folder, 'embedded', or 'likelihood' (of the model itself) "
+        "(default: 'embedded' with the embedded model, else none)",
+    )
+    group.add_argument(
+        "--reward-kind",
+        default="auto",
+        choices=("auto", "scalar", "step_labels", "step_classes", "likelihood"),
+        help="what the reward model is (default: told by its configuration)",
+    )
 
 
 def add_program_options(parser: argparse.ArgumentParser) -> None:
     """Which program, policy and sampling."""
     group = parser.add_argument_group("program")
     group.add_argument("--program", default="self_consistency", help=f"one of: {', '.join(PROGRAMS)}")
-    group.add_argument("--budget", type=int, default=20, help="most samples for a question (default: 20)")
+    group.add_argument(
+        "--budget",
+        type=int,
+        help="most samples, tokens of a chain, ... for a question (default: the program's own; 20 samples)",
+    )
     group.add_argument(
         "--policy", help=f"one of: {', '.join(sorted(POLICIES))} (default: static; with --trace: even)"
     )
@@ -72,15 +94,50 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--thinking", action=argparse.BooleanOptionalAction, help="ask the chat template for (no) thinking"
     )
-    group.add_argument("--answer-format", default="auto", help="auto, number, math, choice, yes_no or text")
+    group.add_argument("--answer-format", default="auto", help=f"one of: {', '.join(get_args(AnswerFormat))}")
+    _add_vote_options(parser)
+    _add_chain_options(parser)
     parser.add_argument("--json", action="store_true", help="print one line of JSON only")
+
+
+def _add_vote_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("votes (self_consistency)")
+    group.add_argument(
+        "--vote", help=f"one of: {', '.join(get_args(Vote))} (default: majority; reward asks a reward model)"
+    )
+    group.add_argument(
+        "--stop-decided",
+        action="store_true",
+        default=None,
+        help="give up samples, in flight too, once none of them can change the vote (also chain_consistency)",
+    )
+
+
+def _add_chain_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("chains of thought (chain_of_thought, chain_consistency)")
+    group.add_argument("--mode", help=f"one of: {', '.join(get_args(ChainMode))} (default: probed)")
+    group.add_argument(
+        "--rule",
+        help="when a cut or probed chain stops: none, mild, low, mid, high, crazy, answer_consistency or "
+        "boundary_confidence (default: mid; cut: 3 equal answers)",
+    )
+    group.add_argument("--interval", type=positive, help="thinking tokens between two readings")
+    group.add_argument("--suffix", help=f"what a probe asks with: {', '.join(PROBE_SUFFIXES)}, or a text")
+    group.add_argument("--resume", help="guided, cut: a text forced after each answer")
+    group.add_argument("--exit", help=f"after a stop: {' or '.join(get_args(ChainExit))} (default: probe)")
+    group.add_argument("--closing", help=f"what closes a thought: {', '.join(EXIT_CLOSINGS)}, or a text")
+
+
+_PROGRAM_OPTIONS = (
+    "vote", "stop_decided", "mode", "rule", "interval", "suffix", "resume", "exit", "closing"
+)  # fmt: skip
 
 
 def make_recipe(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the options describe, checked before any model is loaded."""
     return Recipe(
         program=arguments.program,
-        policy=arguments.policy or ("even" if getattr(arguments, "trace", None) else "static"),
+        policy=arguments.policy or ("even" if getattr(arguments, "trace", None) else None),
         budget=arguments.budget,
         preset=arguments.preset,
         thresholds=parse_thresholds(arguments.threshold),
@@ -96,6 +153,9 @@ def make_recipe(arguments: argparse.Namespace) -> Recipe:
         instruction=arguments.instruction,
         enable_thinking=arguments.thinking,
         answer_format=arguments.answer_format,
+        program_options={
+            name: value for name in _PROGRAM_OPTIONS if (value := getattr(arguments, name)) is not None
+        },
     )
 
 

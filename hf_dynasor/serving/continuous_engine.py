@@ -23,6 +23,7 @@ from hf_dynasor.serving.loading import LoadedModel
 from hf_dynasor.serving.local_engine import LocalEngine, check_positive
 from hf_dynasor.serving.model_source import first_line
 from hf_dynasor.serving.padded_batch import find_cache_kind
+from hf_dynasor.serving.rewards.model import RewardModel
 from hf_dynasor.serving.sampling import draw_tokens
 from hf_dynasor.serving.tracks import Ledger, Track
 
@@ -47,6 +48,7 @@ class ContinuousBatchingEngine(LocalEngine):
             transformers takes most of the accelerator's free memory.
         max_batch_tokens: Most tokens that one step computes; longer prompts are split. `None` means 512 on a
             CPU and is left to transformers elsewhere.
+        reward: Answers `Score` requests.
 
     Raises:
         UnsupportedError: Continuous batching cannot run the model, this release of transformers is unknown, or
@@ -60,6 +62,7 @@ class ContinuousBatchingEngine(LocalEngine):
         page_size: int = 16,
         num_blocks: int | None = None,
         max_batch_tokens: int | None = None,
+        reward: RewardModel | None = None,
     ) -> None:
         given = {"page_size": page_size, "num_blocks": num_blocks, "max_batch_tokens": max_batch_tokens}
         check_positive(**{option: value for option, value in given.items() if value is not None})
@@ -77,7 +80,7 @@ class ContinuousBatchingEngine(LocalEngine):
         abilities = {Ability.SEEDS, Ability.LOGPROBS, Ability.STREAM, Ability.PREFIX_REUSE}
         with ExitStack() as undo:
             undo.callback(backend.stop, 0.0)
-            super().__init__(name, loaded, frozenset(abilities), ledger, backend)
+            super().__init__(name, loaded, frozenset(abilities), ledger, backend, reward)
             undo.pop_all()
         self._paged = backend
         backend.loop.start()
@@ -142,10 +145,9 @@ class _PagedBackend:
                 logits if len(live) == len(names) else logits[wanted], [t.sampler for t in live]
             )
             self.num_tokens_drawn += len(live)
-            logprobs: list[float] | list[None] = drawn.logprobs or [None] * len(live)
-            for index, track, token, logprob in zip(wanted, live, drawn.tokens, logprobs, strict=True):
-                tokens[index] = token
-                if self._ledger.advance(track, token, logprob):
+            for index, track, row in zip(wanted, live, drawn.list_rows(), strict=True):
+                tokens[index] = row[0]
+                if self._ledger.advance(track, *row):
                     self._drop(track)
         for unwanted in tracks:
             if unwanted is not None and unwanted.is_cancelled:

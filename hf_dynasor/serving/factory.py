@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -12,6 +13,9 @@ from hf_dynasor.serving.continuous_engine import ContinuousBatchingEngine
 from hf_dynasor.serving.generate_engine import GenerateEngine
 from hf_dynasor.serving.loading import LoadedModel, from_pipeline, load_model
 from hf_dynasor.serving.model_source import EMBEDDED_NAME
+from hf_dynasor.serving.rewards.lazy import LazyReward
+from hf_dynasor.serving.rewards.loading import RewardKind, load_reward_model
+from hf_dynasor.serving.rewards.model import RewardModel
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +28,8 @@ def make_engine(
     engine: EngineName = "auto",
     dtype: str | None = None,
     device: str | None = None,
+    reward: str | Path | RewardModel | None = "auto",
+    reward_kind: RewardKind = "auto",
     **options: Any,
 ) -> Engine:
     """Make a local engine.
@@ -36,16 +42,23 @@ def make_engine(
             `continuous` on CUDA; where that cannot run the model, `generate` after a warning that says why. Ask for `continuous` where requests continue
             each other's text (trees, probes): it computes a shared beginning once.
         dtype, device: Only for models that are still to be loaded; see `load_model`. `auto` is the same as `None`.
+        reward: What answers `Score` requests: a hub name, a folder, `"embedded"`, `"likelihood"` (of this very model),
+            a `RewardModel`, or none. `auto` is the embedded reward for the embedded model, loaded when it is first
+            asked for, and none for other models.
+        reward_kind: See `load_reward_model`.
         options: Passed on to the engine's class.
 
     Raises:
-        ModelLoadError: The model cannot be loaded.
+        ModelLoadError: The model or the reward model cannot be loaded.
         UnsupportedError: The engine that was asked for cannot run the model.
         ConfigurationError: An unknown engine, dtype or device, or one of the latter for a model that is loaded.
     """
     if engine not in ("auto", "continuous", "generate"):
         raise name_unknown("engine", engine, ["auto", "continuous", "generate"])
     loaded = _load(model, dtype, device)
+    chosen = _choose_reward(reward, reward_kind, loaded, is_embedded=model == EMBEDDED_NAME)
+    if chosen is not None:
+        options["reward"] = chosen
     if engine == "continuous":
         return ContinuousBatchingEngine(loaded, **options)
     if engine == "auto" and _is_on_cuda(loaded):
@@ -54,6 +67,21 @@ def make_engine(
         except UnsupportedError as error:
             logger.warning("Falling back to GenerateEngine: %s", error)
     return GenerateEngine(loaded, **options)
+
+
+def _choose_reward(
+    reward: Any, kind: RewardKind, loaded: LoadedModel, *, is_embedded: bool
+) -> RewardModel | None:
+    if reward == "auto":
+        return LazyReward(partial(load_reward_model, generator=loaded)) if is_embedded else None
+    if isinstance(reward, (str, Path)):
+        device = str(loaded.model.device)
+        return load_reward_model(reward, kind=kind, generator=loaded, device=device)
+    if reward is not None and not isinstance(reward, RewardModel):
+        raise ConfigurationError(
+            f"Got a reward of type {type(reward).__name__} but expected a name, a folder, a RewardModel or None."
+        )
+    return reward
 
 
 def _is_on_cuda(loaded: LoadedModel) -> bool:

@@ -147,8 +147,8 @@ def load_model(
         ConfigurationError: An unknown dtype or device.
         MissingExtraError: A GGUF file without the `gguf` package.
     """
-    target = _pick_device(device or "auto")
-    precision = _pick_dtype(dtype or "auto", target)
+    target = pick_device(device or "auto")
+    precision = pick_dtype(dtype or "auto", target)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         options["revision"] = revision
@@ -240,7 +240,8 @@ def _describe_encoder_decoder(name: str) -> str:
     )
 
 
-def _pick_device(device: str) -> torch.device:
+def pick_device(device: str) -> torch.device:
+    """The device of that name; `auto` takes the accelerator if there is one."""
     if device == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return accelerator or torch.device("cpu")
@@ -255,7 +256,8 @@ def _pick_device(device: str) -> torch.device:
     return target
 
 
-def _pick_dtype(dtype: str, device: torch.device) -> Any:
+def pick_dtype(dtype: str, device: torch.device) -> Any:
+    """The dtype of that name; `auto` takes float32 on a CPU and the checkpoint's own elsewhere."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     if dtype not in DTYPES:

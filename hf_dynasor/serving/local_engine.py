@@ -7,11 +7,14 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from hf_dynasor.core import FinishReason, Generate, Request, RequestKey
+from hf_dynasor.core import FinishReason, Generate, Request, RequestKey, Score
 from hf_dynasor.engine import Ability, Sink, check_abilities
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.serving.loading import LoadedModel
 from hf_dynasor.serving.prompts import PromptEncoder
+from hf_dynasor.serving.rewards.model import RewardModel
+from hf_dynasor.serving.rewards.steps import PromptReader
+from hf_dynasor.serving.rewards.worker import ScoreTrack, ScoreWorker
 from hf_dynasor.serving.text_stream import TextStream
 from hf_dynasor.serving.tracks import Ledger, Track
 
@@ -49,16 +52,24 @@ class LocalEngine:
     """An `Engine` over a model in this process. Use it as a context manager, or call `close`."""
 
     def __init__(
-        self, name: str, loaded: LoadedModel, abilities: frozenset[Ability], ledger: Ledger, backend: Backend
+        self,
+        name: str,
+        loaded: LoadedModel,
+        abilities: frozenset[Ability],
+        ledger: Ledger,
+        backend: Backend,
+        reward: RewardModel | None = None,
     ) -> None:
         self._name = name
-        self._abilities = abilities
+        self._abilities = abilities | ({Ability.SCORE} if reward is not None else set())
         self.loaded = loaded
         self._encoder = PromptEncoder(loaded)
+        self._prompt_reader = PromptReader(loaded, self._encoder)
+        self.scores = ScoreWorker(reward, ledger) if reward is not None else None
         self._ledger = ledger
         self._backend = backend
         # Also runs when the engine is forgotten and at interpreter exit, before the thread would be torn down.
-        self._finalizer = weakref.finalize(self, _shut_down, ledger, backend)
+        self._finalizer = weakref.finalize(self, _shut_down, ledger, backend, self.scores)
 
     @property
     def name(self) -> str:
@@ -82,20 +93,23 @@ class LocalEngine:
 
     @property
     def progress(self) -> int:
-        """The model's forwards since the engine began, each part of a prompt included; see `ReportsProgress`."""
-        return self._backend.num_steps
+        """Forwards since the engine began, each part of a prompt and batch of scores included; see `ReportsProgress`."""
+        return self._backend.num_steps + (self.scores.num_batches if self.scores is not None else 0)
 
     def submit(self, requests: Sequence[Request], sink: Sink) -> None:
         """Take requests, all or none; see `Engine.submit`."""
         self._ledger.check_open()
         check_abilities(self._name, self._abilities, requests)
-        if tracks := [self._make_track(request, sink) for request in requests]:
-            self._ledger.enter(tracks, self._backend.start)
+        if tracks := [self._make_any_track(request, sink) for request in requests]:
+            self._ledger.enter(tracks, self._start)
 
     def cancel(self, keys: Sequence[RequestKey]) -> None:
         """Ask requests to end soon; see `Engine.cancel`."""
-        if tracks := self._ledger.mark_cancelled(keys):
+        marked = self._ledger.mark_cancelled(keys)
+        if tracks := [track for track in marked if isinstance(track, Track)]:
             self._backend.cancel(tracks)
+        if self.scores is not None and len(tracks) < len(marked):
+            self.scores.cancel()
 
     def check_health(self) -> None:
         """Raise `EngineError` if the engine was closed or died."""
@@ -111,9 +125,24 @@ class LocalEngine:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _make_track(self, request: Request, sink: Sink) -> Track:
-        if not isinstance(request, Generate):
-            raise ConfigurationError(f"Got a request of type {type(request).__name__} but expected Generate.")
+    def _start(self, tracks: Sequence[Track | ScoreTrack]) -> None:
+        if generating := [track for track in tracks if isinstance(track, Track)]:
+            self._backend.start(generating)
+        if scoring := [track for track in tracks if isinstance(track, ScoreTrack)]:
+            assert self.scores is not None  # without it the request would not have been taken
+            self.scores.start(scoring)
+
+    def _make_any_track(self, request: Request, sink: Sink) -> Track | ScoreTrack:
+        if isinstance(request, Generate):
+            return self._make_track(request, sink)
+        if not isinstance(request, Score) or self.scores is None:
+            raise ConfigurationError(
+                f"Got a request of type {type(request).__name__} but expected Generate or Score."
+            )
+        step = self.scores.reward.encode(self._prompt_reader.read(request.prompt))
+        return ScoreTrack(request=request, step=step, sink=sink)
+
+    def _make_track(self, request: Generate, sink: Sink) -> Track:
         ids = self._encoder.encode(request.prompt)
         sampling = request.sampling
         self._encoder.check_length(len(ids), sampling.max_new_tokens)
@@ -136,7 +165,9 @@ def check_positive(**values: Any) -> None:
             raise ConfigurationError(f"Got {name} = {value} but expected at least 1.")
 
 
-def _shut_down(ledger: Ledger, backend: Backend) -> None:
+def _shut_down(ledger: Ledger, backend: Backend, scores: ScoreWorker | None) -> None:
     ledger.refuse_new("is closed.")
     backend.stop(CLOSE_TIMEOUT_S)
+    if scores is not None:
+        scores.stop(CLOSE_TIMEOUT_S)
     ledger.end("is closed.", FinishReason.CANCELLED)

@@ -16,6 +16,7 @@ from hf_dynasor.program_run import OnGrant
 from hf_dynasor.recipe import Recipe, UserQuestion, count_repeats
 from hf_dynasor.serving.factory import EngineName, make_engine
 from hf_dynasor.serving.loading import EMBEDDED_NAME, LoadedModel
+from hf_dynasor.serving.rewards.model import RewardModel
 
 
 class Solver:
@@ -26,6 +27,8 @@ class Solver:
             `pipeline("text-generation", ...)`, or a running engine. By default the embedded reasoner.
         engine: `generate`, `continuous`, or `auto` (the default); see `hf_dynasor.serving.make_engine`.
         dtype, device: Passed to `load_model`.
+        reward: What rates steps: a name, a folder, `"likelihood"`, a `RewardModel`, or none; see `make_engine`. By
+            default the embedded reward for the embedded reasoner.
         timeout: Seconds to wait for the next completion.
         recipe: How questions are solved; or its fields as further keyword arguments.
 
@@ -42,6 +45,7 @@ class Solver:
         engine: EngineName | None = None,
         dtype: str | None = None,
         device: str | None = None,
+        reward: str | Path | RewardModel | None = "auto",
         timeout: float = DEFAULT_TIMEOUT,
         recipe: Recipe | None = None,
         **options: Any,
@@ -49,7 +53,7 @@ class Solver:
         self.recipe = _make_recipe(recipe, options)
         self.timeout = timeout
         self._owns_engine = not isinstance(model, Engine)
-        self.engine: Engine = _open_engine(model, engine, dtype, device)
+        self.engine: Engine = _open_engine(model, engine, dtype, device, reward)
 
     def solve(self, question: UserQuestion, *, on_grant: OnGrant | None = None) -> Answer:
         """Solve one question.
@@ -115,6 +119,7 @@ def solve(
     engine: EngineName | None = None,
     dtype: str | None = None,
     device: str | None = None,
+    reward: str | Path | RewardModel | None = "auto",
     on_grant: OnGrant | None = None,
     **options: Any,
 ) -> Answer:
@@ -122,7 +127,7 @@ def solve(
 
     Args:
         question: A text that is not empty, or a conversation that ends with the user's turn.
-        model, engine, dtype, device: See `Solver`.
+        model, engine, dtype, device, reward: See `Solver`.
         on_grant: Called after each grant with its record.
         options: Fields of `Recipe`: `program`, `policy`, `budget`, `seed`, `temperature` and so on.
 
@@ -131,7 +136,7 @@ def solve(
         >>> answer.text, answer.stop_reason.value
         ('5', 'certain')
     """
-    with Solver(model, engine=engine, dtype=dtype, device=device, **options) as solver:
+    with Solver(model, engine=engine, dtype=dtype, device=device, reward=reward, **options) as solver:
         return solver.solve(question, on_grant=on_grant)
 
 
@@ -150,10 +155,15 @@ def _take_all(outcomes: list[ProgramOutcome]) -> Iterator[ProgramOutcome]:
         yield outcomes.pop(0)
 
 
-def _open_engine(model: Any, engine: EngineName | None, dtype: str | None, device: str | None) -> Engine:
+def _open_engine(
+    model: Any, engine: EngineName | None, dtype: str | None, device: str | None, reward: Any
+) -> Engine:
     if not isinstance(model, Engine):
-        return make_engine(model, engine=engine or "auto", dtype=dtype or "auto", device=device or "auto")
-    for name, value in {"engine": engine, "dtype": dtype, "device": device}.items():
+        return make_engine(
+            model, engine=engine or "auto", dtype=dtype or "auto", device=device or "auto", reward=reward
+        )
+    given = None if reward == "auto" else reward
+    for name, value in {"engine": engine, "dtype": dtype, "device": device, "reward": given}.items():
         if value is not None:
             raise ConfigurationError(
                 f"Got {name} = {value!r} with a running engine, which has its own. Leave it out."
