@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hf_dynasor.cli import commands, replays
+from hf_dynasor.cli import calibrations, commands, replays
 from hf_dynasor.cli.options import add_model_options, add_program_options, non_negative, positive
 from hf_dynasor.errors import EngineError, HFDynasorError
 
@@ -76,6 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_eval(subparsers)
     _add_questions(subparsers)
     _add_replay(subparsers)
+    _add_calibrate(subparsers)
+    _add_drift(subparsers)
     return parser
 
 
@@ -126,6 +128,22 @@ def _add_replay(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     replays.add_replay_options(parser, non_negative)
     parser.set_defaults(run=replays.run_replay)
+
+
+def _add_calibrate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add_command(
+        subparsers, "calibrate", "choose a policy under a promised risk", calibrations.CALIBRATE_EPILOG
+    )
+    calibrations.add_calibrate_options(parser, non_negative)
+    parser.set_defaults(run=calibrations.run_calibrate)
+
+
+def _add_drift(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add_command(
+        subparsers, "drift", "check new traces against a policy's promise", calibrations.DRIFT_EPILOG
+    )
+    calibrations.add_drift_options(parser, non_negative)
+    parser.set_defaults(run=calibrations.run_drift)
 
 
 def _add_command(
