@@ -21,9 +21,10 @@ MAY_IMPORT = {
     "errors": set(),
     "clock": set(),
     "paths": {"core", "errors"},
+    "drawing": {"paths"},
     "certaindex": {"errors"},
     "answers": {"errors"},
-    "grants": VOCABULARY | {"certaindex"},
+    "grants": VOCABULARY | {"certaindex", "drawing"},
     "snapshots": {"core", "errors"},
     "program": BASE | {"snapshots"},
     "drivers": BASE | {"program", "program_run"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "evaluation": BASE | {"program", "drivers", "recipe", "answers", "programs", "scheduler"},
     "pipelines": BASE | {"embedded", "recipe", "serving"},
     "_registration": {"pipelines"},
-    "cli": BASE | {"program", "programs", "scheduler", "recipe", "embedded", "evaluation", "serving", ""},
+    "cli": BASE | {"program", "answers", "programs", "scheduler", "recipe", "embedded", "evaluation", "serving", ""},
     "__main__": {"cli"},
 }
 

@@ -61,7 +61,10 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
         help="most samples, tokens of a chain, ... for a question (default: the program's own; 20 samples)",
     )
     group.add_argument(
-        "--policy", help=f"one of: {', '.join(sorted(POLICIES))} (default: static; with --trace: even)"
+        "--policy",
+        metavar="NAME|FILE.json",
+        help=f"a file that `hf-dynasor calibrate` wrote, or one of: {', '.join(sorted(POLICIES))} "
+        "(default: static; with --trace: even)",
     )
     group.add_argument("--preset", help=f"static: a row of the paper's Table 1: {', '.join(TABLE_1)}")
     group.add_argument(
