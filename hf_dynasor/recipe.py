@@ -16,7 +16,7 @@ from hf_dynasor.grants import AllocationPolicy
 from hf_dynasor.program import DEFAULT_INSTRUCTION, ReasoningProgram, derive_seed
 from hf_dynasor.program_options import build_options, default_budget
 from hf_dynasor.programs import PROGRAMS
-from hf_dynasor.scheduler import POLICIES, list_read_signals
+from hf_dynasor.scheduler import POLICIES, list_read_signals, load_policy
 
 UserQuestion: TypeAlias = str | Sequence[Mapping[str, str]]
 """A text, or a conversation as transformers takes it: `[{"role": "user", "content": "..."}, ...]`."""
@@ -34,7 +34,8 @@ class Recipe:
 
     Args:
         program: Name of a program in `hf_dynasor.programs.PROGRAMS`.
-        policy: Name of a policy in `hf_dynasor.scheduler.POLICIES`, or a policy. By default `static`; `even` for
+        policy: Name of a policy in `hf_dynasor.scheduler.POLICIES`, a policy, or a `FILE.json` that
+            `hf-dynasor calibrate` wrote, which is read once. By default `static`; `even` for
             programs that read themselves while they run.
         budget: The knob's maximum (samples, tokens of a chain, ...); by default the program's own.
         preset: A row of the paper's Table 1, such as `sc/gsm8k`, in place of the next two.
@@ -88,6 +89,8 @@ class Recipe:
             object.__setattr__(self, "budget", default_budget(PROGRAMS[self.program]))
         if self.policy is None:
             object.__setattr__(self, "policy", self._choose_policy())
+        if isinstance(self.policy, str) and self.policy.endswith(".json"):
+            object.__setattr__(self, "policy", load_policy(self.policy).build_policy())
         if self.prompt_format not in PROMPT_FORMATS:
             raise name_unknown("prompt format", self.prompt_format, PROMPT_FORMATS)
         if self.prompt_format == "plain" and (self.system is not None or self.enable_thinking is not None):

@@ -7,6 +7,7 @@ import pytest
 
 from hf_dynasor.certaindex import Thresholds
 from hf_dynasor.errors import ConfigurationError, InputError
+from hf_dynasor.recipe import Recipe
 from hf_dynasor.scheduler import StaticThreshold
 from hf_dynasor.scheduler.calibration_certificate import (
     Certificate,
@@ -161,3 +162,21 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path):
 def test_a_policy_that_cannot_be_built_says_why(changes, message):
     with pytest.raises(ConfigurationError, match=message):
         dataclasses.replace(FILE, **changes).build_policy()
+
+
+def test_a_recipe_takes_a_file(tmp_path):
+    FILE.save(tmp_path / "policy.json")
+    recipe = Recipe(policy=str(tmp_path / "policy.json"), budget=10)
+    (tmp_path / "policy.json").unlink()  # read once, so a recipe stays what it was
+    assert recipe.build("What is 2+2?")[1] == StaticThreshold(detect_at=5, thresholds=Thresholds(entropy=0.7))
+
+
+def test_a_recipe_refuses_files_that_it_cannot_follow(tmp_path):
+    dataclasses.replace(FILE, kind="depth").save(tmp_path / "depth.json")
+    with pytest.raises(ConfigurationError, match="expected 'width'"):
+        Recipe(policy=str(tmp_path / "depth.json"))
+    with pytest.raises(InputError, match="Cannot read"):
+        Recipe(policy=str(tmp_path / "none.json"))
+    FILE.save(tmp_path / "width.json")
+    with pytest.raises(ConfigurationError, match="does not read it"):
+        Recipe(policy=str(tmp_path / "width.json"), detect_at=3)
