@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
-from hf_dynasor.certaindex import Certaindex
+from hf_dynasor.certaindex import SIGNAL_NAMES, Certaindex
 from hf_dynasor.core import Usage
+from hf_dynasor.drawing import draw_page, draw_svg
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.paths import PathRecord
 
@@ -112,6 +113,37 @@ class AllocationPolicy(Protocol):
         ...
 
 
+class Trace(tuple[GrantRecord, ...]):
+    """The grants of a program, one record each; a tuple that can also draw what was generated for them.
+
+    Args:
+        records: One for each grant.
+        paths: What was generated, piece by piece.
+    """
+
+    paths: tuple[PathRecord, ...]
+
+    def __new__(cls, records: Iterable[GrantRecord] = (), *, paths: Iterable[PathRecord] = ()) -> Trace:
+        """A trace of these records."""
+        trace = super().__new__(cls, records)
+        trace.paths = tuple(paths)
+        return trace
+
+    def to_svg(self) -> str:
+        """The tree of what was generated, as one SVG element; see `hf_dynasor.drawing.draw_svg`."""
+        return draw_svg(self.paths)
+
+    def to_html(self, *, title: str = "What was generated") -> str:
+        """A page of HTML that needs nothing else: a table of the grants, and the tree of what was generated.
+
+        Args:
+            title: Heading of the page, such as the question.
+        """
+        header = ("grant", "units", "in all", *SIGNAL_NAMES, "net tokens", "sequential tokens")
+        rows = [(str(number), *_list_cells(record)) for number, record in enumerate(self, 1)]
+        return draw_page(self.paths, title=title, header=header, rows=rows)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a program ends with.
@@ -119,7 +151,7 @@ class Answer:
     Args:
         text: The answer as its paths most often spelt it; `None` where no path stated one.
         certaindex: The last reading.
-        trace: One record for each grant.
+        trace: One record for each grant; `trace.to_html()` draws what was generated.
         stop_reason: Why it ended.
         explanation: The same for people.
         usage: Tokens of the whole program, cancelled paths included.
@@ -134,7 +166,7 @@ class Answer:
 
     text: str | None
     certaindex: Certaindex
-    trace: tuple[GrantRecord, ...]
+    trace: Trace
     stop_reason: StopReason
     explanation: str
     usage: Usage
@@ -175,3 +207,14 @@ class Answer:
             "sequential_tokens": self.sequential_tokens,
             "num_failed": self.num_failed,
         }
+
+
+def _list_cells(record: GrantRecord) -> tuple[str, ...]:
+    signals = record.certaindex.signals
+    return (
+        str(record.units),
+        str(record.total),
+        *(f"{signals[name]:.3f}" if name in signals else "–" for name in SIGNAL_NAMES),
+        f"{record.usage.net_tokens:,}",
+        f"{record.sequential_tokens:,}",
+    )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from hf_dynasor.certaindex import Certaindex
 from hf_dynasor.core import MAX_SEED, Cancel, Command, Completion, FinishReason, RequestKey, Usage
 from hf_dynasor.errors import ProgramError
-from hf_dynasor.grants import AllocationPolicy, Answer, Decision, GrantRecord, Knob
+from hf_dynasor.grants import AllocationPolicy, Answer, Decision, GrantRecord, Knob, Trace
 from hf_dynasor.paths import PathRecord
 from hf_dynasor.snapshots import Journal, check_snapshot, describe_settings, describe_value
 
@@ -247,10 +247,11 @@ class ReasoningProgram(ABC):
 
     def _build_answer(self, decision: Decision) -> Answer:
         assert decision.stop_reason is not None  # Decision checks that a denial has one
+        paths = self.list_paths()
         return Answer(
             text=self.select_answer(),
             certaindex=self.certaindex,
-            trace=self.trace,
+            trace=Trace(self.trace, paths=paths),
             stop_reason=decision.stop_reason,
             explanation=decision.explanation,
             usage=self.usage,
@@ -259,7 +260,7 @@ class ReasoningProgram(ABC):
             unit=self.knob.unit,
             num_failed=self.num_failed,
             votes=self.list_votes(),
-            paths=self.list_paths(),
+            paths=paths,
         )
 
 
