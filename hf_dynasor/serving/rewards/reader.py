@@ -24,7 +24,7 @@ MAX_BATCH_TOKENS = 4096
 MAX_LOGIT_VALUES = 2**26  # of one forward: 256 MiB in float32
 CPU_CACHE_BYTES = 256 * 2**20
 _MIN_SHARED = 8  # tokens from which on a common beginning is read by itself first
-_MAX_ROUNDS = 4
+_MAX_ROUNDS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
