@@ -8,7 +8,17 @@ from hf_dynasor.certaindex import Certaindex, Thresholds
 from hf_dynasor.core import Usage
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.grants import Decision, GrantRecord, Knob, StopReason
-from hf_dynasor.scheduler import POLICIES, Even, Length, StaticThreshold
+from hf_dynasor.scheduler import (
+    POLICIES,
+    DynamicCurve,
+    Even,
+    FiveStep,
+    InitialStepCurve,
+    Length,
+    SingleStep,
+    StaticThreshold,
+    list_read_signals,
+)
 
 
 def record(units, total, *, entropy=None, tokens=100):
@@ -57,8 +67,61 @@ def test_length_stops_a_program_with_a_long_beginning():
     assert spend(Length(max_tokens=500), knob, [0.5], tokens=100) == ([5, 15], StopReason.BUDGET)
 
 
+def test_finer_steps_end_at_the_first_certain_reading():
+    knob = Knob(unit="samples", maximum=20)
+    assert spend(FiveStep(), knob, [0.4, 0.6, 0.8]) == ([5, 5, 5], StopReason.CERTAIN)
+    assert spend(SingleStep(), knob, [0.4, 0.6, 0.8]) == ([5, 1, 1], StopReason.CERTAIN)
+    assert spend(FiveStep(), Knob(unit="samples", maximum=12), [0.4]) == ([5, 5, 2], StopReason.BUDGET)
+
+
+@given(st.lists(st.floats(0, 1), min_size=16, max_size=16))
+def test_finer_steps_never_spend_more(entropies):
+    """Readings by total: what is certain at 5, 10 or 15 is seen by the finer checks too."""
+    knob = Knob(unit="samples", maximum=20)
+    every_unit = sum(spend(SingleStep(), knob, entropies)[0])
+    every_five = sum(spend(FiveStep(), knob, [entropies[index] for index in (0, 5, 10, 15)])[0])
+    once = sum(spend(StaticThreshold(), knob, [entropies[0], entropies[15]])[0])
+    assert every_unit <= every_five <= once
+
+
+def test_giving_up_is_off_by_default_and_ends_what_is_hopeless():
+    knob = Knob(unit="samples", maximum=20)
+    assert spend(StaticThreshold(), knob, [0.0]) == ([5, 15], StopReason.BUDGET)
+    policy = StaticThreshold(give_up=Thresholds(entropy=0.2))
+    assert spend(policy, knob, [0.19]) == ([5], StopReason.HOPELESS)
+    assert spend(policy, knob, [0.2]) == ([5, 15], StopReason.BUDGET)
+    assert spend(policy, knob, [1.0]) == ([5], StopReason.CERTAIN)
+    assert spend(policy, knob, [None]) == ([5, 15], StopReason.BUDGET)
+    steps = SingleStep(give_up=Thresholds(entropy=0.2))
+    assert spend(steps, knob, [0.5, 0.4, 0.1]) == ([5, 1, 1], StopReason.HOPELESS)
+
+
+def test_giving_up_above_the_threshold_is_refused():
+    with pytest.raises(ConfigurationError, match="above its threshold"):
+        StaticThreshold(thresholds=Thresholds(entropy=0.5), give_up=Thresholds(entropy=0.6))
+
+
+def test_the_signals_that_a_policy_reads_are_known_before_it_runs():
+    assert list_read_signals(Even()) == frozenset()
+    assert list_read_signals(StaticThreshold(give_up=Thresholds(reward=0.1))) == {"entropy", "reward"}
+    curve = InitialStepCurve(points=((1.0, 5),), signal="answer_probability")
+    assert list_read_signals(curve) == {"answer_probability"}
+
+
 @given(
-    st.sampled_from([Even(), StaticThreshold(), StaticThreshold(detect_at=3), Length(max_tokens=300)]),
+    st.sampled_from(
+        [
+            Even(),
+            StaticThreshold(),
+            StaticThreshold(detect_at=3),
+            Length(max_tokens=300),
+            FiveStep(),
+            FiveStep(every=3, give_up=Thresholds(entropy=0.1)),
+            SingleStep(detect_at=2),
+            InitialStepCurve(points=((0.5, 12), (1.0, 4))),
+            DynamicCurve(points=((0.5, 40), (0.8, 12), (1.0, 6))),
+        ]
+    ),
     st.integers(1, 64),
     st.lists(st.floats(0, 1), min_size=1, max_size=4),
 )
@@ -68,7 +131,7 @@ def test_no_policy_exceeds_the_budget_or_goes_on_forever(policy, budget, entropi
     assert (reason is StopReason.BUDGET) == (sum(grants) == budget)
 
 
-@pytest.mark.parametrize("policy", [StaticThreshold, Length])
+@pytest.mark.parametrize("policy", [StaticThreshold, Length, FiveStep])
 @pytest.mark.parametrize("detect_at", [0, -1, 3.5])
 def test_a_detection_point_below_one_is_refused(policy, detect_at):
     with pytest.raises(ConfigurationError, match=f"detect_at = {detect_at}"):
@@ -81,7 +144,16 @@ def test_a_token_limit_below_one_is_refused():
 
 
 def test_every_named_policy_can_be_made_and_knows_its_name():
-    assert {name: POLICIES[name]().name for name in POLICIES} == {name: name for name in POLICIES}
+    """A curve has to be fitted first: there is none that fits every model."""
+    points = {"points": ((0.5, 20), (1.0, 5))}
+    for name, policy in POLICIES.items():
+        assert policy(**points if name.endswith("curve") else {}).name == name
+
+
+@pytest.mark.parametrize("name", ["initial_curve", "dynamic_curve"])
+def test_a_curve_that_was_never_fitted_is_refused(name):
+    with pytest.raises(ConfigurationError, match="fitted on recorded traces"):
+        POLICIES[name]()
 
 
 def test_a_denial_needs_a_reason_and_a_grant_has_none():
