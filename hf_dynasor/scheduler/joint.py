@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from math import comb
 from typing import Protocol
+
+from hf_dynasor.scheduler.depth import check_count, check_probability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,3 +129,73 @@ def lead_vote(answers: Iterable[Hashable | None]) -> tuple[Hashable | None, int,
     if not counts:
         return None, 0, 0
     return counts[0][0], counts[0][1], counts[1][1] if len(counts) > 1 else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledMajority:
+    """A few chains at once; answer when the vote of those that ended is settled, and end the others there.
+
+    Chains of one question differ in length by far more than their answers differ in worth: the first to end are
+    right at least as often as the last, and the last decide how long everyone waits. So the vote is read whenever a
+    chain ends, and what still runs is ended as soon as either
+
+    - the leader is unlikely to lose to the runner-up: a Beta posterior over the two (`beta_lead`) exceeds
+      `confidence`; with 0.95 that is four votes to none, or six to one; or
+    - `share` of the chains have ended: stragglers of a question that is still open then are mostly lost chains,
+      so the majority answers without them.
+
+    Running chains are never asked. On the recorded chains, probes at every 500 tokens cost what they brought.
+
+    Args:
+        width: Chains, at least 1; never more than the budget.
+        confidence: What the leader's chance must exceed, in [0, 1]; 1 never settles.
+        share: Share of the chains after which the majority answers, in [0, 1]; 1 waits for all.
+
+    Raises:
+        ConfigurationError: An option outside its range.
+    """
+
+    width: int = 16
+    confidence: float = 0.95
+    share: float = 0.5
+    name: str = "settled_majority"
+
+    def __post_init__(self) -> None:
+        check_count("width", self.width)
+        check_probability("confidence", self.confidence)
+        check_probability("share", self.share)
+
+    @property
+    def interval(self) -> None:
+        """It reads only final answers."""
+
+    def decide(self, view: JointView) -> JointDecision:
+        """Start all, then read the vote of those that ended."""
+        if not view.chains:
+            return JointDecision(num_new=min(view.budget, self.width))
+        ended = [chain for chain in view.chains if chain.is_finished]
+        key, lead, second = lead_vote(chain.newest for chain in ended)
+        if key is None:
+            return JointDecision()
+        votes = f"{lead} of the first {len(ended)} of {len(view.chains)} chains agree"
+        chance = beta_lead(lead, second)
+        if chance > self.confidence:
+            return JointDecision(
+                is_done=True, key=key, explanation=f"{votes}, settled with chance {chance:.3f}"
+            )
+        if len(ended) >= max(1, self.share * len(view.chains)):
+            return JointDecision(is_done=True, key=key, explanation=f"{votes}, and the rest is late")
+        return JointDecision()
+
+
+def beta_lead(lead: int, second: int) -> float:
+    """Chance that a Beta(lead + 1, second + 1) variable exceeds one half.
+
+    It equals the chance of at most `lead` heads in lead + second + 1 tosses of a fair coin.
+
+    Examples:
+        >>> beta_lead(0, 0), beta_lead(3, 0), round(beta_lead(4, 0), 3), round(beta_lead(6, 1), 3)
+        (0.5, 0.9375, 0.969, 0.965)
+    """
+    tosses = lead + second + 1
+    return float(sum(comb(tosses, heads) for heads in range(lead + 1)) / 2**tosses)

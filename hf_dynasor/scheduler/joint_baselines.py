@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import comb
 
 from hf_dynasor.scheduler.depth import check_count, check_probability
-from hf_dynasor.scheduler.joint import JointDecision, JointView, lead_vote
+from hf_dynasor.scheduler.joint import JointDecision, JointView, beta_lead, lead_vote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,16 +142,3 @@ class ParallelConsensus:
                 and all(a != b for a, b in zip(chain.answers[-self.patience :], odd, strict=True))
             )
         )
-
-
-def beta_lead(lead: int, second: int) -> float:
-    """Chance that a Beta(lead + 1, second + 1) variable exceeds one half.
-
-    It equals the chance of at most `lead` heads in lead + second + 1 tosses of a fair coin.
-
-    Examples:
-        >>> beta_lead(0, 0), beta_lead(3, 0), round(beta_lead(4, 0), 3)
-        (0.5, 0.9375, 0.969)
-    """
-    tosses = lead + second + 1
-    return float(sum(comb(tosses, heads) for heads in range(lead + 1)) / 2**tosses)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from hf_dynasor.errors import ConfigurationError, name_unknown
 from hf_dynasor.evaluation.traces.records import TraceKind
 from hf_dynasor.scheduler.depth import ConfidenceExit, ConsistencyExit, DepthPolicy, FullDepth
-from hf_dynasor.scheduler.joint import JointPolicy
+from hf_dynasor.scheduler.joint import JointPolicy, SettledMajority
 from hf_dynasor.scheduler.joint_baselines import (
     AdaptiveConsistency,
     EarlyStoppingWindows,
@@ -40,12 +40,13 @@ JOINT_POLICIES: Mapping[str, JointPolicy] = MappingProxyType(
         "adaptive_consistency": AdaptiveConsistency(),
         "early_stopping": EarlyStoppingWindows(),
         "parallel_consensus": ParallelConsensus(),
+        "settled_majority": SettledMajority(),
     }
 )
 """Policies for `width_depth` traces."""
 
 DEFAULT_POLICIES: Mapping[TraceKind, str] = MappingProxyType(
-    {"depth": "confidence", "width_depth": "adaptive_consistency", "samples": "static"}
+    {"depth": "confidence", "width_depth": "settled_majority", "samples": "static"}
 )
 """The best policy of the package for each kind of trace; `samples` names an allocation policy."""
 
