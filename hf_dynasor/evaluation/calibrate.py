@@ -19,8 +19,8 @@ from hf_dynasor.scheduler.calibration import METHODS, Method, Setting, choose
 from hf_dynasor.scheduler.calibration_certificate import LOSSES, Certificate, LossName
 from hf_dynasor.scheduler.policy_file import PolicyFile, PolicyKind
 
-RUN_TO_CAP: dict[PolicyKind, str] = {"width": "even", "depth": "full", "width_depth": "full"}
-"""The name of the full budget itself, by kind of policy."""
+RUN_TO_CAP: dict[PolicyKind, str] = {"width": "even", "depth": "thinking_budget", "width_depth": "full"}
+"""The full budget itself as a policy, by kind: with its default options none of them stops anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from hf_dynasor.evaluation.calibration_evidence import Evidence, ReplayedSetting
 from hf_dynasor.evaluation.calibration_grids import list_settings
 from hf_dynasor.evaluation.drift import DriftReport, check_drift
 from hf_dynasor.evaluation.policy_specs import PolicySpec
+from hf_dynasor.evaluation.replay_rules import EXIT_STYLE, RULES
 from hf_dynasor.evaluation.replayed import ReplayedQuestion
 from hf_dynasor.evaluation.trace_sets import OpenTraces, replay
 from hf_dynasor.scheduler.policy_file import PolicyFile, PolicyKind
@@ -69,7 +70,10 @@ def calibrate_traces(
     if settings.method == "crc":
         paths = paths[:1]
     evidence = collect_evidence([[replay_setting(traces, spec, options) for spec in path] for path in paths])
-    return calibrate(evidence, settings, kind=kind, model=model, budget=budget)
+    calibration = calibrate(evidence, settings, kind=kind, model=model, budget=budget)
+    if calibration.policy.name not in RULES or kind != "depth":
+        return calibration
+    return replace(calibration, policy=replace(calibration.policy, exit=EXIT_STYLE))
 
 
 def check_traces(

@@ -92,6 +92,8 @@ GRIDS: Mapping[PolicyKind, Mapping[str, Grid]] = MappingProxyType(
         ),
         "depth": MappingProxyType(
             {
+                "answer_consistency": _vary("window", _WINDOWS, interval=64),
+                "boundary_confidence": _vary("threshold", _CONFIDENCES, statistic="minimum", min_gap=64),
                 "confidence": _vary("threshold", _CONFIDENCES),
                 "consistency": _vary("window", _WINDOWS, interval=64),
             }
@@ -108,6 +110,6 @@ GRIDS: Mapping[PolicyKind, Mapping[str, Grid]] = MappingProxyType(
 """Grids by kind and name of policy."""
 
 DEFAULTS: Mapping[PolicyKind, str] = MappingProxyType(
-    {"width": "forecast", "depth": "confidence", "width_depth": "parallel_consensus"}
+    {"width": "forecast", "depth": "boundary_confidence", "width_depth": "parallel_consensus"}
 )
-"""What is calibrated where nobody named a policy."""
+"""What is calibrated where nobody named a policy; the rule for chains is one that `generate` loads."""
