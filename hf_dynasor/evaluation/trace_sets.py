@@ -17,15 +17,25 @@ from typing import Literal
 
 from hf_dynasor.answers import AnswerFormat, canonicalise
 from hf_dynasor.core import Usage
-from hf_dynasor.errors import InputError, name_unknown
+from hf_dynasor.errors import ConfigurationError, InputError, name_unknown
 from hf_dynasor.evaluation.policy_specs import PolicySpec, parse_policy_spec
 from hf_dynasor.evaluation.questions import BrokenLine
 from hf_dynasor.evaluation.recording import grade_answer
 from hf_dynasor.evaluation.records import ProgramTrace, read_lines, read_program_traces
 from hf_dynasor.evaluation.replay import replay_programs
+from hf_dynasor.evaluation.replay_depth import replay_depth
+from hf_dynasor.evaluation.replay_rules import replay_rule
+from hf_dynasor.evaluation.replay_width_depth import DEFAULT_BUDGET, DEFAULT_DRAWS, replay_width_depth
 from hf_dynasor.evaluation.replayed import ReplayedQuestion
 from hf_dynasor.evaluation.samples import GradedSample, SampleSet, replay_samples
-from hf_dynasor.evaluation.traces import SamplesTrace, TraceSet, WidthDepthTrace, read_traces
+from hf_dynasor.evaluation.traces import DepthTrace, SamplesTrace, TraceSet, WidthDepthTrace, read_traces
+from hf_dynasor.evaluation.traces.policies import (
+    DEFAULT_POLICIES,
+    DEPTH_POLICIES,
+    build_depth_policy,
+    build_joint_policy,
+)
+from hf_dynasor.stopping.rule_table import RULES, build_rule
 
 SetKind = Literal["program", "samples", "depth", "width_depth"]
 
@@ -111,10 +121,21 @@ def replay(
     if traces.kind == "program":
         allocation = (spec or _default_for(traces.program)).build_width()
         return replay_programs(traces.programs, allocation, budget=budget, draws=draws, seed=seed)
-    raise InputError(f"Traces of kind {traces.kind!r} cannot be replayed yet.")
+    assert traces.recorded is not None  # of the kinds that are left
+    spec = _check_kind(spec or PolicySpec(name=DEFAULT_POLICIES[traces.kind]), traces.kind)
+    if traces.kind == "depth":
+        return _replay_depth(traces.recorded.depth(), spec, budget, draws)
+    return replay_width_depth(
+        traces.recorded.width_depth(),
+        build_joint_policy(spec.name, spec.parameters),
+        budget=DEFAULT_BUDGET if budget is None else budget,
+        draws=DEFAULT_DRAWS if draws is None else draws,
+        seed=seed,
+    )
 
 
-DEFAULT_WIDTH = PolicySpec(kind="width", name="static", parameters={})
+DEFAULT_WIDTH = PolicySpec(kind="width", name="forecast")
+"""What saves most at the accuracy of the full budget on samples without calibration, see docs/allocation.md."""
 
 
 def grade_samples(trace: SamplesTrace, *, format: AnswerFormat = "auto") -> SampleSet:
@@ -148,6 +169,27 @@ def _grade(
         is_correct=is_correct,
         usage=Usage(sampled=num_tokens),
     )
+
+
+def _replay_depth(
+    traces: Sequence[DepthTrace], spec: PolicySpec, budget: int | None, draws: int | None
+) -> list[ReplayedQuestion]:
+    """A policy for recorded chains by name, or a stopping rule of `generate` itself."""
+    if budget is not None or draws is not None:
+        raise ConfigurationError(
+            f"Got {budget = } and {draws = } for single chains, which are neither cut nor drawn. Leave them out."
+        )
+    if spec.name in RULES and spec.name not in DEPTH_POLICIES:
+        return replay_rule(traces, build_rule(spec.name, spec.parameters))
+    return replay_depth(traces, build_depth_policy(spec.name, spec.parameters))
+
+
+def _check_kind(spec: PolicySpec, kind: str) -> PolicySpec:
+    if spec.kind not in (None, kind):
+        raise ConfigurationError(
+            f"Got {spec.title!r}, a policy of kind {spec.kind!r}, for traces of kind {kind!r}."
+        )
+    return spec
 
 
 def _list_samples(traces: OpenTraces, program: str | None) -> list[SampleSet] | None:

@@ -100,22 +100,25 @@ class VoteForecast:
 
     The remaining votes are forecast for the leader and its strongest rival (every other vote counts as one for
     either, which is the cautious side): with a Beta prior on the leader's share they are beta-binomial. A grant is
-    as large as the fewest votes that could end the program, so it never takes more votes than single steps
-    would, in far fewer turns. With `risk` 0 it ends exactly where no vote that is left can change the
+    as large as the fewest votes that could end the program, so that it takes no more votes than single steps
+    would, in far fewer turns (as long as `max_grants` allows them). With `risk` 0 it ends exactly where no vote that is left can change the
     majority: the answer is that of the full budget, always.
 
     Args:
         risk: Most probability that the full budget would end with another majority, in [0, 1).
         prior: Both parameters of the Beta prior: below 1 expects questions whose paths agree or split clearly, 1 is
             uniform.
-        least: Fewest units of a grant, to have fewer turns still.
+        least: Fewest units of a grant.
+        max_grants: Most grants, so that nobody waits for many turns: the last one is all that is left. `None` for any
+            number, which takes the fewest votes.
         give_up: A program whose every signal named here is below its limit ends too, as hopeless; off by default.
         give_up_at: Units from which on `give_up` is read.
     """
 
-    risk: float = 0.05
-    prior: float = 0.5
+    risk: float = 0.02
+    prior: float = 1.0
     least: int = 1
+    max_grants: int | None = 4
     give_up: Thresholds | None = None
     give_up_at: int = 5
     name: str = "forecast"
@@ -126,6 +129,8 @@ class VoteForecast:
         if not (math.isfinite(self.prior) and self.prior > 0):
             raise ConfigurationError(f"Got {self.prior = } but expected a positive number.")
         check_units("least", self.least)
+        if self.max_grants is not None:
+            check_units("max_grants", self.max_grants)
         check_units("give_up_at", self.give_up_at)
 
     def allocate(self, knob: Knob, trace: Sequence[GrantRecord]) -> Decision:
@@ -142,6 +147,8 @@ class VoteForecast:
             return stop_certain(f"{words} <= {self.risk:g} at {total} {knob.unit}")
         if total >= self.give_up_at and (denial := judge_hopeless(knob, trace[-1], self.give_up)):
             return denial
+        if self.max_grants is not None and len(trace) >= self.max_grants - 1:
+            return grant_some(knob, trace, left)
         return grant_some(knob, trace, max(self.least, _count_fewest(race, left, self.risk, self.prior)))
 
 

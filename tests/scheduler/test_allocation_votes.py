@@ -115,7 +115,7 @@ def test_without_risk_every_order_of_few_votes_keeps_its_answer():
 @given(VOTES, st.sampled_from([0.0, 0.02, 0.1, 0.3]), st.sampled_from([0.2, 1.0]))
 def test_looking_ahead_takes_no_more_votes_than_single_steps(votes, risk, prior):
     """Between two grants nothing could have ended it, so the larger grants lose nothing."""
-    policy = VoteForecast(risk=risk, prior=prior)
+    policy = VoteForecast(risk=risk, prior=prior, max_grants=None)
     grants, _ = spend(policy, votes)
     knob, total = Knob(unit="samples", maximum=len(votes)), 0
     for units in grants:
@@ -127,6 +127,13 @@ def test_looking_ahead_takes_no_more_votes_than_single_steps(votes, risk, prior)
 def test_unanimous_votes_end_after_one_grant():
     assert spend(VoteForecast(risk=0), "a" * 20) == ([10], StopReason.CERTAIN)
     assert len(spend(VoteForecast(), "a" * 20)[0]) == 1
+
+
+@given(VOTES, st.integers(1, 5))
+def test_no_more_grants_than_allowed(votes, max_grants):
+    grants, _ = spend(VoteForecast(max_grants=max_grants), votes)
+    assert len(grants) <= max_grants
+    assert len(grants) < max_grants or sum(grants) == len(votes)
 
 
 @given(st.integers(1, 12), st.integers(0, 12), st.integers(0, 12), st.booleans())
@@ -156,6 +163,7 @@ def test_the_forecast_gives_up_where_asked_to():
         lambda: VoteForecast(prior=0.0),
         lambda: VoteForecast(prior=math.nan),
         lambda: VoteForecast(least=0),
+        lambda: VoteForecast(max_grants=0),
     ],
 )
 def test_options_out_of_range_are_refused(make):
