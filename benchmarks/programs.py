@@ -1,0 +1,330 @@
+"""Accuracy against tokens: samples, trees and searches on the embedded reasoner, caps swept.
+
+The same held-back questions, seeds and sampling for every program. Best-of-n and the majority vote read the same
+samples; a smaller cap of samples or of MCTS iterations is the beginning of the larger one's run, so one run gives all
+caps; a tree of another width is another tree, and is grown for each. Prints a table and ends with one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from hf_dynasor.answers import group_answers, is_correct, majority
+from hf_dynasor.embedded.problems import generate_problems
+from hf_dynasor.engine import Engine
+from hf_dynasor.evaluation import EvaluationReport, Question, evaluate, paired_difference, wilson_interval
+from hf_dynasor.grants import Answer, Decision, StopReason
+from hf_dynasor.paths import PathRecord
+from hf_dynasor.recipe import Recipe
+from hf_dynasor.serving import make_engine
+
+QUESTION_SEED = 2026
+CAPS = (1, 2, 4, 8, 16)
+MAX_ACTIVE = 48
+BATCH = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One program at one cap with one seed.
+
+    Args:
+        program, cap, seed: What was run.
+        rights: `1` for each question that was answered right, `0` for the others, in the questions' order.
+        net_tokens: Over all questions.
+        sequential_tokens: Over all questions; `None` where the run does not tell it for this cap.
+    """
+
+    program: str
+    cap: int
+    seed: int
+    rights: str
+    net_tokens: int
+    sequential_tokens: int | None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return self.rights.count("1") / len(self.rights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchAfterBatch:
+    """Grants one batch of iterations at a time, so that the trace tells the tokens after each."""
+
+    name: str = "batch_after_batch"
+
+    def allocate(self, knob, trace):
+        """The next batch, until the cap."""
+        left = knob.maximum - (trace[-1].total if trace else 0)
+        return Decision(units=min(BATCH, left), stop_reason=None if left else StopReason.BUDGET)
+
+
+def main() -> None:
+    """Run what is not in the file of cells yet, and report."""
+    arguments = _parse()
+    torch.set_num_threads(1)
+    problems = generate_problems(arguments.num_questions, seed=QUESTION_SEED, split="test")
+    questions = [Question(id=item.id, question=item.question, answer=item.answer) for item in problems]
+    cells = _read_cells(arguments.cells, len(questions))
+    with make_engine(arguments.model, engine=arguments.engine) as engine:
+        for name, seed, job in _plan(arguments, questions, engine):
+            if not any((cell.program, cell.seed) == (name, seed) for cell in cells):
+                new = job()
+                _write_cells(arguments.cells, new)
+                cells += new
+    _report(cells, len(questions))
+
+
+def _plan(
+    arguments: argparse.Namespace, questions: list[Question], engine: Engine
+) -> Iterator[tuple[str, int, Callable[[], list[Cell]]]]:
+    """The runs, by the name of the (first) program that a run gives cells of."""
+    yield "greedy", 0, lambda: _run_greedy(questions, engine)
+    for seed in range(arguments.num_seeds):
+        recipe = Recipe(temperature=arguments.temperature, max_new_tokens=256, policy="even", seed=seed)
+        for program in arguments.programs:
+            job = {"best_of_n": _run_samples, "mcts": _run_search}.get(program, _run_widths)
+            yield (
+                program,
+                seed,
+                lambda job=job, program=program, recipe=recipe: job(program, recipe, questions, engine),
+            )
+
+
+def _solve(recipe: Recipe, questions: list[Question], engine: Engine) -> EvaluationReport:
+    report = evaluate(questions, recipe, engine, max_active=MAX_ACTIVE)
+    print(
+        f"{recipe.program:16} cap {recipe.budget:3} seed {recipe.seed}: {report.accuracy:6.1%} "
+        f"{report.usage.net_tokens:>10,} tokens {report.seconds:6.0f} s",
+        flush=True,
+    )
+    assert not report.errors, report.errors[0].error
+    return report
+
+
+def _run_greedy(questions: list[Question], engine: Engine) -> list[Cell]:
+    recipe = Recipe(temperature=0, budget=1, max_new_tokens=256, policy="even", seed=0)
+    return [_make_cell("greedy", 1, 0, _solve(recipe, questions, engine))]
+
+
+def _run_widths(program: str, recipe: Recipe, questions: list[Question], engine: Engine) -> list[Cell]:
+    return [
+        _make_cell(program, cap, recipe.seed, _solve(_change(recipe, program, cap), questions, engine))
+        for cap in CAPS[1:]  # a tree of width 1 is one sample
+    ]
+
+
+def _run_samples(program: str, recipe: Recipe, questions: list[Question], engine: Engine) -> list[Cell]:
+    """Best-of-n, and the vote over the same samples, at every cap."""
+    report = _solve(_change(recipe, program, CAPS[-1]), questions, engine)
+    cells = []
+    for cap in CAPS:
+        for name, choose in (("self_consistency", _choose_majority), ("best_of_n", _choose_best)):
+            cells.append(_read_prefix(name, cap, recipe.seed, report, choose))
+    return cells[::-1]
+
+
+def _run_search(program: str, recipe: Recipe, questions: list[Question], engine: Engine) -> list[Cell]:
+    report = _solve(_change(recipe, program, CAPS[-1], policy=BatchAfterBatch()), questions, engine)
+    return [_read_prefix(program, cap, recipe.seed, report, _choose_best) for cap in CAPS]
+
+
+def _change(recipe: Recipe, program: str, cap: int, policy: object = "even") -> Recipe:
+    return Recipe(
+        program=program,
+        budget=cap,
+        policy=policy,
+        temperature=recipe.temperature,
+        max_new_tokens=recipe.max_new_tokens,
+        seed=recipe.seed,
+    )
+
+
+def _make_cell(program: str, cap: int, seed: int, report: EvaluationReport) -> Cell:
+    return Cell(
+        program=program,
+        cap=cap,
+        seed=seed,
+        rights="".join(str(int(result.is_correct)) for result in report.results),
+        net_tokens=report.usage.net_tokens,
+        sequential_tokens=report.sequential_tokens,
+    )
+
+
+def _read_prefix(
+    program: str,
+    cap: int,
+    seed: int,
+    report: EvaluationReport,
+    choose: Callable[[Sequence[PathRecord]], str | None],
+) -> Cell:
+    """The cell of a smaller cap, from the first units of a run with a larger one."""
+    rights, net_tokens, sequential = [], 0, 0
+    for result in report.results:
+        paths = [path for path in result.answer.paths if path.unit < cap]
+        text = choose([path for path in paths if path.is_terminal])
+        rights.append(str(int(text is not None and is_correct(text, result.question.answer))))
+        net_tokens += sum(path.num_tokens for path in paths)
+        sequential += _count_sequential(result.answer, cap, paths)
+    is_known = program != "mcts" or cap % BATCH == 0
+    return Cell(
+        program=program,
+        cap=cap,
+        seed=seed,
+        rights="".join(rights),
+        net_tokens=net_tokens,
+        sequential_tokens=sequential if is_known else None,
+    )
+
+
+def _count_sequential(answer: Answer, cap: int, paths: Sequence[PathRecord]) -> int:
+    """From the trace where it has a record at this cap; else samples, which run side by side."""
+    at_cap = next((record for record in answer.trace if record.total == cap), None)
+    if at_cap is not None:
+        return at_cap.sequential_tokens
+    lengths: dict[int, int] = {}
+    for path in paths:
+        lengths[path.unit] = lengths.get(path.unit, 0) + path.num_tokens
+    return max(lengths.values())
+
+
+def _choose_majority(leaves: Sequence[PathRecord]) -> str | None:
+    return majority([leaf.answer for leaf in leaves])
+
+
+def _choose_best(leaves: Sequence[PathRecord]) -> str | None:
+    """As `BestOfN` and `MCTS` choose: the group with the best path; of equals the larger, then the first in order."""
+    groups = group_answers([leaf.answer for leaf in leaves]).groups
+    best = [max(leaves[index].reward or 0.0 for index in group.indices) for group in groups]
+    order = sorted(range(len(groups)), key=lambda i: (-best[i], -groups[i].size, groups[i].representative))
+    return groups[order[0]].representative if order else None
+
+
+def _report(cells: list[Cell], num_questions: int) -> None:
+    programs = list(dict.fromkeys(cell.program for cell in cells))
+    rows = [
+        row for program in programs for cap in CAPS if (row := _summarise(cells, program, cap, num_questions))
+    ]
+    for row in rows:
+        low, high = row["accuracy_interval"]
+        print(
+            f"{row['program']:18} cap {row['cap']:3}: {row['accuracy']:6.1%} [{low:.1%}, {high:.1%}]  "
+            f"{row['net_tokens']:8.1f} net, {row['sequential_tokens'] or float('nan'):7.1f} sequential tokens a question"
+        )
+    summary = {
+        "benchmark": "programs",
+        "num_questions": num_questions,
+        "rows": rows,
+        "differences": _compare(cells, rows),
+    }
+    print(json.dumps(summary))
+
+
+def _summarise(cells: list[Cell], program: str, cap: int, num_questions: int) -> dict | None:
+    mine = [cell for cell in cells if (cell.program, cell.cap) == (program, cap)]
+    if not mine:
+        return None
+    num_right = sum(cell.rights.count("1") for cell in mine)
+    # Seeds share their questions, so the interval is that of the questions alone, at the mean accuracy.
+    interval = wilson_interval(round(num_right / len(mine)), num_questions)
+    sequential = [cell.sequential_tokens for cell in mine if cell.sequential_tokens is not None]
+    return {
+        "program": program,
+        "cap": cap,
+        "num_seeds": len(mine),
+        "accuracy": round(num_right / (len(mine) * num_questions), 4),
+        "accuracy_by_seed": [round(cell.accuracy, 4) for cell in mine],
+        "accuracy_interval": [round(value, 4) for value in interval],
+        "net_tokens": round(sum(cell.net_tokens for cell in mine) / len(mine) / num_questions, 1),
+        "sequential_tokens": round(sum(sequential) / len(sequential) / num_questions, 1)
+        if sequential
+        else None,
+    }
+
+
+def _compare(cells: list[Cell], rows: list[dict]) -> dict[str, dict]:
+    """Each program at its largest cap against one sample, greedy, and the vote at the same net tokens."""
+    found = {}
+    for program in ("rebase", "mcts", "best_of_n", "beam"):
+        mine = [row for row in rows if row["program"] == program]
+        if not mine:
+            continue
+        cap = mine[-1]["cap"]
+        found[program] = {
+            "cap": cap,
+            "against_one_sample": _difference(cells, ("self_consistency", 1), (program, cap)),
+            "against_greedy": _difference(cells, ("greedy", 1), (program, cap)),
+            "against_vote_of_same_cap": _difference(cells, ("self_consistency", cap), (program, cap)),
+            "points_above_the_vote_at_equal_net_tokens": {
+                str(row["cap"]): round((row["accuracy"] - at_equal) * 100, 2)
+                for row in mine
+                if (at_equal := _interpolate(rows, row["net_tokens"])) is not None
+            },
+        }
+    return found
+
+
+def _difference(cells: list[Cell], one: tuple[str, int], other: tuple[str, int]) -> dict | None:
+    """Paired over questions: the mean over seeds of each side, question by question."""
+    before, after = _average(cells, *one), _average(cells, *other)
+    if before is None or after is None:
+        return None
+    difference = paired_difference(before, after)
+    return {
+        "points": round(difference.mean * 100, 2),
+        "interval": [round(difference.low * 100, 2), round(difference.high * 100, 2)],
+    }
+
+
+def _average(cells: list[Cell], program: str, cap: int) -> list[float] | None:
+    rights = [cell.rights for cell in cells if (cell.program, cell.cap) == (program, cap)]
+    return [sum(map(int, column)) / len(rights) for column in zip(*rights, strict=True)] if rights else None
+
+
+def _interpolate(rows: list[dict], net_tokens: float) -> float | None:
+    """The vote's accuracy at so many net tokens, between its caps (linear in the logarithm of the tokens)."""
+    votes = [(row["net_tokens"], row["accuracy"]) for row in rows if row["program"] == "self_consistency"]
+    for (left, low), (right, high) in itertools.pairwise(votes):
+        if left <= net_tokens <= right:
+            share = math.log(net_tokens / left) / math.log(right / left)
+            return low + share * (high - low)
+    return votes[-1][1] if votes and net_tokens > votes[-1][0] else None
+
+
+def _read_cells(path: Path | None, num_questions: int) -> list[Cell]:
+    if path is None or not path.exists():
+        return []
+    cells = [Cell(**json.loads(line)) for line in path.read_text().splitlines()]
+    return [cell for cell in cells if len(cell.rights) == num_questions]
+
+
+def _write_cells(path: Path | None, cells: list[Cell]) -> None:
+    if path is not None:
+        with path.open("a") as file:
+            file.writelines(json.dumps(asdict(cell)) + "\n" for cell in cells)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num-questions", type=int, default=500)
+    parser.add_argument("--num-seeds", type=int, default=3)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--programs", nargs="+", default=["best_of_n", "rebase", "mcts", "beam"])
+    parser.add_argument("--cells", type=Path, help="file that keeps finished runs for the next call")
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--engine", default="auto")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
