@@ -29,10 +29,12 @@ def replay_depth(traces: Iterable[DepthTrace], policy: DepthPolicy) -> list[Repl
 
 
 def _replay(trace: DepthTrace, policy: DepthPolicy) -> ReplayedQuestion:
-    state = policy.start()
+    state = policy.start(cap=trace.cap)
     num_asked = 0
     for probe in trace.probes:
         place = DepthPlace(position=probe.position, is_boundary=probe.place == "boundary")
+        if (verdict := state.give_up(place)).is_stop:
+            return _end(trace, probe.position, num_asked, verdict)
         if not state.wants(place):
             continue
         num_asked += probe.num_tokens

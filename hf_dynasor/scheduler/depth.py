@@ -70,6 +70,10 @@ class DepthState(Protocol):
         """Whether the chain is to be asked here. Changes nothing."""
         ...
 
+    def give_up(self, place: DepthPlace) -> DepthVerdict:
+        """Whether to end here without asking. Changes nothing; comes before `wants`."""
+        ...
+
     def observe(self, reading: DepthReading) -> DepthVerdict:
         """Take in an answer, and decide."""
         ...
@@ -83,8 +87,8 @@ class DepthPolicy(Protocol):
         """What it is called in records and messages."""
         ...
 
-    def start(self) -> DepthState:
-        """The state of a fresh chain."""
+    def start(self, *, cap: int | None = None) -> DepthState:
+        """The state of a fresh chain that may have `cap` tokens; `None` where that is not known."""
         ...
 
 
@@ -94,12 +98,17 @@ class FullDepth:
 
     name: str = "full"
 
-    def start(self) -> DepthState:
+    def start(self, *, cap: int | None = None) -> DepthState:
         """Nothing to remember."""
         return _NeverStops()
 
 
-class _NeverStops:
+class _NeverGivesUp:
+    def give_up(self, place: DepthPlace) -> DepthVerdict:
+        return GO_ON
+
+
+class _NeverStops(_NeverGivesUp):
     def wants(self, place: DepthPlace) -> bool:
         return False
 
@@ -127,12 +136,12 @@ class ConsistencyExit:
         check_count("window", self.window)
         check_count("interval", self.interval)
 
-    def start(self) -> DepthState:
+    def start(self, *, cap: int | None = None) -> DepthState:
         """No answer yet."""
         return _ConsistencyState(self)
 
 
-class _ConsistencyState:
+class _ConsistencyState(_NeverGivesUp):
     def __init__(self, policy: ConsistencyExit) -> None:
         self._policy = policy
         self._next_at = policy.interval
@@ -171,12 +180,12 @@ class ConfidenceExit:
     def __post_init__(self) -> None:
         check_probability("threshold", self.threshold)
 
-    def start(self) -> DepthState:
+    def start(self, *, cap: int | None = None) -> DepthState:
         """Nothing to remember."""
         return _ConfidenceState(self)
 
 
-class _ConfidenceState:
+class _ConfidenceState(_NeverGivesUp):
     def __init__(self, policy: ConfidenceExit) -> None:
         self._policy = policy
 

@@ -6,6 +6,7 @@ probabilities at reasoning boundaries; `text_RUN` the thoughts. Any of the three
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hf_dynasor.errors import InputError
@@ -37,7 +38,10 @@ def read_run(folder: Path, run: str) -> list[DepthTrace]:
     rows = {row.get_text("id"): row for row in read_rows(path)}
     trials = _read_beside(folder / f"boundary_{run}.jsonl", rows)
     texts = _read_beside(folder / f"text_{run}.jsonl", rows)
-    return [_read_trace(row, run, trials.get(id), texts.get(id)) for id, row in rows.items()]
+    traces = [_read_trace(row, run, trials.get(id), texts.get(id)) for id, row in rows.items()]
+    # The cap was set before the run; the file tells it only by the chains that it cut off.
+    cap = max((trace.num_tokens for trace in traces if not trace.is_finished), default=None)
+    return [replace(trace, cap=cap) for trace in traces]
 
 
 def _read_beside(path: Path, questions: dict[str, Row]) -> dict[str, Row]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from hf_dynasor.errors import ConfigurationError, name_unknown
 from hf_dynasor.evaluation.traces.records import TraceKind
 from hf_dynasor.scheduler.depth import ConfidenceExit, ConsistencyExit, DepthPolicy, FullDepth
+from hf_dynasor.scheduler.depth_evidence import EvidenceExit
 from hf_dynasor.scheduler.joint import JointPolicy, SettledMajority
 from hf_dynasor.scheduler.joint_baselines import (
     AdaptiveConsistency,
@@ -28,6 +29,7 @@ DEPTH_POLICIES: Mapping[str, DepthPolicy] = MappingProxyType(
         "crazy": ConsistencyExit(window=2, interval=32, name="crazy"),
         "consistency": ConsistencyExit(),
         "confidence": ConfidenceExit(),
+        "evidence": EvidenceExit(),
     }
 )
 """Policies for `depth` traces. The five levels are the paper's (§6); a trace that was probed every 64 tokens makes
@@ -46,7 +48,7 @@ JOINT_POLICIES: Mapping[str, JointPolicy] = MappingProxyType(
 """Policies for `width_depth` traces."""
 
 DEFAULT_POLICIES: Mapping[TraceKind, str] = MappingProxyType(
-    {"depth": "confidence", "width_depth": "settled_majority", "samples": "static"}
+    {"depth": "evidence", "width_depth": "settled_majority", "samples": "static"}
 )
 """The best policy of the package for each kind of trace; `samples` names an allocation policy."""
 

@@ -56,6 +56,7 @@ class DepthTrace:
         answer: What the whole chain answered.
         is_correct: Whether that was judged right when it was recorded.
         probes: Answers on the way, by position; at one position the boundary's comes first.
+        cap: Most tokens that the run allowed; `None` where no chain of it was cut off, which leaves it unknown.
         text: The chain of thought, where it was kept.
     """
 
@@ -68,6 +69,7 @@ class DepthTrace:
     answer: str | None
     is_correct: bool
     probes: tuple[RecordedProbe, ...]
+    cap: int | None = None
     text: str | None = None
 
 
