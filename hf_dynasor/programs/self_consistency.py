@@ -113,6 +113,7 @@ class SelfConsistency(ReasoningProgram):
         self._rate = rate
         self._grouper = grouper or KeyGrouper(format=answer_format)
         self._num_requested = 0
+        self._spent = 0
         self._waiting: set[int] = set()
         self._errors: list[str] = []
         self._groups: AnswerGroups | None = None
@@ -123,10 +124,16 @@ class SelfConsistency(ReasoningProgram):
         indices = range(self._num_requested, self._num_requested + grant)
         self._num_requested += grant
         self._waiting.update(indices)
+        before = len(self.samples) + len(self._errors)
         commands: tuple[Command, ...] = tuple(self._make_request(index) for index in indices)
         while self._waiting and not (self.stop_decided and self._is_decided()):
             completion = yield commands
             commands = self._observe(completion)
+        self._spent = len(self.samples) + len(self._errors) - before
+
+    def count_spent(self, grant: int) -> int:
+        """Samples of the grant that were finished; what was given up is left out."""
+        return self._spent
 
     def find_ending(self) -> Decision | None:
         """The vote, where samples that are still out cannot change it."""

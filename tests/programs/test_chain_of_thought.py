@@ -160,7 +160,7 @@ def test_log_probabilities_are_asked_for_where_the_rule_or_the_caller_needs_them
     solve(engine, rule=BoundaryConfidence(threshold=0.99, delimiter=".", min_gap=5), delimiter=".")
     assert {request.sampling.logprobs for request in engine.requests if request.is_probe} == {True}
     engine = CharEngine()
-    program, answer = solve(engine, interval=16)
+    _, answer = solve(engine, interval=16)
     assert {request.sampling.logprobs for request in engine.requests} == {False}
     assert answer.certaindex.answer_probability is None
     _program, answer = solve(CharEngine(), interval=16, sampling=WITH_LOGPROBS)
