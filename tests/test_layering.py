@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "program_options": BASE | {"program", "programs", "stopping"},
     "recipe": BASE | {"program", "program_options", "answers", "programs", "scheduler"},
     "embedded": set(),
-    "serving": BASE | {"program", "drivers", "program_run", "recipe", "embedded"},
+    "serving": BASE | {"program", "drivers", "program_run", "recipe", "embedded", "stopping"},
     "evaluation": BASE | {"program", "drivers", "recipe", "answers", "programs", "scheduler", "stopping"},
     "pipelines": BASE | {"embedded", "recipe", "serving"},
     "_registration": {"pipelines"},

@@ -143,6 +143,11 @@ class StreamWatch:
             return None
         return extract_answer(self.completion.text, format=self._settings.format)
 
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Everything that stays in the text so far, an exit's forced tokens included."""
+        return tuple(self._ids)
+
     def start(self) -> tuple[Command, ...]:
         """The request itself, streamed."""
         return (self._ask(self._main, self._prompt_ids, self._sampling),)

@@ -1,0 +1,159 @@
+"""The app: routes to handlers, errors to OpenAI's shape. Everything it serves from is handed in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from hf_dynasor.clock import Clock, MonotonicClock
+from hf_dynasor.engine import Engine
+from hf_dynasor.errors import HFDynasorError
+from hf_dynasor.serving.http import tokens, wire
+from hf_dynasor.serving.http.bridge import Admission, EventPump
+from hf_dynasor.serving.http.chat import answer_chat
+from hf_dynasor.serving.http.completions import answer_completion
+from hf_dynasor.serving.http.errors import ApiError, not_found, translate
+from hf_dynasor.serving.http.model_info import ServedModel
+from hf_dynasor.serving.http.settings import ServerSettings
+from hf_dynasor.serving.http.state import ServerState
+from hf_dynasor.serving.http.watching import until_disconnect
+
+
+def create_app(
+    engine: Engine,
+    model: ServedModel,
+    settings: ServerSettings | None = None,
+    *,
+    clock: Clock | None = None,
+    wall_time: Callable[[], float] = time.time,
+) -> FastAPI:
+    """An app over an engine.
+
+    Args:
+        engine: Where requests go; the caller closes it.
+        model: What is served.
+        settings: Limits and defaults.
+        clock: For limits and measurements.
+        wall_time: Unix seconds, for the times in answers.
+    """
+    settings = settings or ServerSettings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.server = ServerState(
+            settings=settings,
+            engine=engine,
+            model=model,
+            clock=clock or MonotonicClock(),
+            admission=Admission(max_running=settings.max_running, max_waiting=settings.max_waiting),
+            pump=EventPump(asyncio.get_running_loop()),
+        )
+        yield
+
+    app = FastAPI(title="hf_dynasor", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.wall_time = wall_time
+    _add_error_handlers(app)
+    _add_openai_routes(app)
+    _add_token_routes(app)
+    return app
+
+
+def read_state(request: Request) -> ServerState:
+    """The server that a request came to."""
+    state: ServerState = request.app.state.server
+    return state
+
+
+def _add_openai_routes(app: FastAPI) -> None:
+    @app.post("/v1/chat/completions")
+    async def chat_completions(body: wire.ChatRequest, request: Request) -> Response:
+        state = read_state(request)
+        return await until_disconnect(request, answer_chat(body, state, now=_now(request)))
+
+    @app.post("/v1/completions")
+    async def completions(body: wire.CompletionRequest, request: Request) -> Response:
+        state = read_state(request)
+        return await until_disconnect(request, answer_completion(body, state, now=_now(request)))
+
+    @app.post("/v1/chat/completions/control")
+    async def control(body: wire.ControlRequest, request: Request) -> dict[str, Any]:
+        switch = read_state(request).switches.get(body.id)
+        if switch is None:
+            raise not_found(f"No completion {body.id!r} is thinking here.", param="id")
+        switch.is_thrown = True
+        return {"id": body.id, "action": body.action, "accepted": True}
+
+    @app.get("/v1/models")
+    async def list_models(request: Request) -> dict[str, Any]:
+        return {"object": "list", "data": [_shape_model(read_state(request).model)]}
+
+    @app.get("/v1/models/{name:path}")
+    async def get_model(name: str, request: Request) -> dict[str, Any]:
+        model = read_state(request).model
+        model.check_name(name)
+        return _shape_model(model)
+
+
+def _add_token_routes(app: FastAPI) -> None:
+    @app.post("/tokenize")
+    async def tokenize(body: wire.TokenizeRequest, request: Request) -> dict[str, Any]:
+        return tokens.tokenize(body, read_state(request).model)
+
+    @app.post("/detokenize")
+    async def detokenize(body: wire.DetokenizeRequest, request: Request) -> dict[str, Any]:
+        return tokens.detokenize(body, read_state(request).model)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def answer_api_error(_: Request, error: ApiError) -> JSONResponse:
+        return JSONResponse(error.to_dict(), error.status, headers=error.headers)
+
+    @app.exception_handler(HFDynasorError)
+    async def answer_own_error(_: Request, error: HFDynasorError) -> JSONResponse:
+        translated = translate(error)
+        return JSONResponse(translated.to_dict(), translated.status, headers=translated.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def answer_bad_body(_: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse(describe_bad_body(error).to_dict(), 400)
+
+    @app.exception_handler(HTTPException)
+    async def answer_http_error(_: Request, error: HTTPException) -> JSONResponse:
+        answer = ApiError(status=error.status_code, message=str(error.detail), code="http_error")
+        return JSONResponse(answer.to_dict(), error.status_code, headers=error.headers)
+
+
+def describe_bad_body(error: RequestValidationError) -> ApiError:
+    """The first thing that is wrong with a body, with the field's name."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "extra_forbidden":
+        message = f"The field {path!r} is not supported here. Remove it."
+        return ApiError(status=400, message=message, param=path, code="unsupported_field")
+    if first["type"] == "json_invalid":
+        return ApiError(status=400, message="The body is not JSON.", code="invalid_json")
+    message = f"{path or 'body'}: {first['msg']}"
+    return ApiError(status=400, message=message, param=path or None, code="invalid_value")
+
+
+def _shape_model(model: ServedModel) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "hf_dynasor",
+        "max_model_len": model.max_length,
+    }
+
+
+def _now(request: Request) -> int:
+    return int(request.app.state.wall_time())

@@ -1,0 +1,183 @@
+"""From an engine's thread to the event loop: channels of events, bounded room, a clock. Knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from hf_dynasor.core import Cancel, Command, Completion, Event, Request, RequestKey
+from hf_dynasor.engine import Engine
+from hf_dynasor.errors import EngineTimeoutError, HFDynasorError
+from hf_dynasor.serving.http.errors import overloaded
+
+
+class EventPump:
+    """Carries events into one event loop, waking it once for any number of them.
+
+    A step of an engine delivers a token for every request: one wake-up for each would cost more than the step's own
+    bookkeeping.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Callable[[Event], None], Event]] = deque()
+        self._is_scheduled = False
+
+    def push(self, receive: Callable[[Event], None], event: Event) -> None:
+        """Have `receive(event)` called in the loop soon. From any thread; after the loop's end nothing happens."""
+        with self._lock:
+            self._waiting.append((receive, event))
+            if self._is_scheduled or self._loop.is_closed():
+                return
+            self._is_scheduled = True
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, deque()
+            self._is_scheduled = False
+        for receive, event in waiting:
+            receive(event)
+
+
+class Channel:
+    """The requests of one HTTP request: sends commands, awaits events, cancels what is left when it is closed.
+
+    Its queue holds at most the events of its own requests, which their token limits bound.
+    """
+
+    def __init__(self, engine: Engine, pump: EventPump) -> None:
+        self._engine, self._pump = engine, pump
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._in_flight: set[RequestKey] = set()
+        self._is_closed = False
+
+    async def send(self, commands: Sequence[Command]) -> None:
+        """Carry commands to the engine. Prompts are encoded in a thread, so that long ones do not hold up the loop."""
+        requests: list[Request] = []
+        for command in commands:
+            if isinstance(command, Cancel):
+                self._engine.cancel(command.keys)
+            else:
+                requests.append(command)
+        if requests:
+            keys = tuple(request.key for request in requests)
+            self._in_flight.update(keys)
+            submission = asyncio.ensure_future(asyncio.to_thread(self._engine.submit, requests, self._take))
+            try:
+                await asyncio.shield(submission)
+            except asyncio.CancelledError:
+                # The thread goes on: what it is about to submit must not run for nobody.
+                submission.add_done_callback(lambda done: self._give_up(done, keys))
+                raise
+            except HFDynasorError:
+                self._in_flight.difference_update(keys)
+                raise
+
+    async def receive(self, silence_s: float) -> Event | None:
+        """The next event; `None` after `silence_s` seconds without one."""
+        try:
+            return await asyncio.wait_for(self._events.get(), silence_s)
+        except asyncio.TimeoutError:
+            self._engine.check_health()
+            return None
+
+    def close(self) -> None:
+        """Cancel what is still in flight. Safe to call twice."""
+        self._is_closed = True
+        if self._in_flight:
+            self._engine.cancel(tuple(self._in_flight))
+
+    def _give_up(self, submission: asyncio.Future[None], keys: tuple[RequestKey, ...]) -> None:
+        if not submission.cancelled() and submission.exception() is None:
+            self._engine.cancel(keys)
+
+    def _take(self, event: Event) -> None:
+        self._pump.push(self._put, event)
+
+    def _put(self, event: Event) -> None:
+        if isinstance(event, Completion):
+            self._in_flight.discard(event.key)
+        if not self._is_closed:
+            self._events.put_nowait(event)
+
+
+class Admission:
+    """Room for requests: so many units at once, a bounded queue for the rest, lowest priority number first.
+
+    Args:
+        max_running: Units (choices) in the engine at once. A request that is larger runs alone.
+        max_waiting: HTTP requests that may wait.
+    """
+
+    def __init__(self, *, max_running: int, max_waiting: int) -> None:
+        self._max_running, self._max_waiting = max_running, max_waiting
+        self._num_running = 0
+        self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
+        self._arrivals = itertools.count()
+
+    @property
+    def num_running(self) -> int:
+        """Units that were let in and have not left."""
+        return self._num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """HTTP requests that wait."""
+        return sum(not entry[-1].done() for entry in self._waiting)
+
+    @asynccontextmanager
+    async def admit(self, units: int = 1, *, priority: int = 0) -> AsyncIterator[None]:
+        """Wait for room, hold it for the block.
+
+        Raises:
+            ApiError: 429, the queue is full.
+        """
+        units = min(units, self._max_running)
+        await self._enter(units, priority)
+        try:
+            yield
+        finally:
+            self._num_running -= units
+            self._let_in()
+
+    async def _enter(self, units: int, priority: int) -> None:
+        if not self._waiting and self._num_running + units <= self._max_running:
+            self._num_running += units
+            return
+        if self.num_waiting >= self._max_waiting:
+            raise overloaded(
+                f"{self._max_waiting} requests are waiting already. Try again soon, or with fewer at once.",
+                retry_after_s=1,
+            )
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (priority, next(self._arrivals), units, future))
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():  # let in and given up in the same turn of the loop
+                self._num_running -= units
+            self._let_in()
+            raise
+
+    def _let_in(self) -> None:
+        while self._waiting:
+            _, _, units, future = self._waiting[0]
+            if not future.done() and self._num_running + units > self._max_running:
+                return
+            heapq.heappop(self._waiting)
+            if not future.done():
+                self._num_running += units
+                future.set_result(None)
+
+
+def check_time(now: float, deadline: float, seconds: float) -> None:
+    """Raise `EngineTimeoutError` once a request's time is over."""
+    if now >= deadline:
+        raise EngineTimeoutError(f"The request took longer than {seconds:g} s and was cancelled.")

@@ -1,0 +1,290 @@
+"""`/v1/chat/completions`: a conversation in, choices out, whole or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from hf_dynasor.core import RequestKey, SamplingParams
+from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.serving.http import params, shapes, sse, wire
+from hf_dynasor.serving.http.branches import Branch, PlainBranch, Switch, WatchedBranch
+from hf_dynasor.serving.http.errors import bad_request
+from hf_dynasor.serving.http.generation import Choice, Update, run_choices, sum_usage
+from hf_dynasor.serving.http.reasoning import ReasoningSplitter
+from hf_dynasor.serving.http.state import ServerState, make_id
+from hf_dynasor.stopping import RowThinking, StoppingRule, ThinkMarkers, WatchSettings
+
+
+@dataclass(slots=True, kw_only=True)
+class ChatRun:
+    """One chat completion on its way.
+
+    Args:
+        body: What the client sent.
+        state: The server.
+        id: The completion's name.
+        created: Unix seconds.
+        prompt_ids: The rendered conversation.
+        choices: What is generated.
+        switch: Ends the thinking, where the model thinks.
+    """
+
+    body: wire.ChatRequest
+    state: ServerState
+    id: str
+    created: int
+    prompt_ids: tuple[int, ...]
+    choices: list[Choice]
+    switch: Switch | None
+
+    async def run(self) -> AsyncGenerator[Update, None]:
+        """Generate; updates as they come."""
+        settings = self.state.settings
+        async with self.state.open_channel(len(self.choices), priority=self.body.priority) as channel:
+            if self.switch is not None:
+                self.state.switches[self.id] = self.switch
+            try:
+                async for update in run_choices(
+                    channel,
+                    self.choices,
+                    clock=self.state.clock,
+                    timeout_s=settings.request_timeout_s,
+                ):
+                    yield update
+            finally:
+                self.state.switches.pop(self.id, None)
+
+    def shape_usage(self) -> dict[str, Any]:
+        """The token account so far."""
+        return shapes.shape_usage(
+            sum_usage(self.choices),
+            num_prompt=len(self.prompt_ids),
+            num_reasoning=sum(choice.num_reasoning for choice in self.choices),
+        )
+
+    def shape_running_usage(self) -> dict[str, Any]:
+        """The account while choices are still running: what was delivered."""
+        count = sum(len(choice.token_ids) for choice in self.choices)
+        prompt = len(self.prompt_ids)
+        return {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
+
+
+async def answer_chat(body: wire.ChatRequest, state: ServerState, *, now: int) -> Response:
+    """A chat completion of plain samples (programs are answered elsewhere).
+
+    Raises:
+        ApiError: The request cannot be honoured.
+    """
+    run = prepare_chat(body, state, now=now)
+    if body.stream:
+        updates = run.run()
+        return await sse.respond(_stream(run, updates), close=updates.aclose)
+    async for _ in run.run():
+        pass
+    return JSONResponse(_shape_whole(run))
+
+
+def prepare_chat(body: wire.ChatRequest, state: ServerState, *, now: int) -> ChatRun:
+    """Check everything and make the choices; nothing runs yet."""
+    state.model.check_name(body.model)
+    params.check_counts(state.settings, body)
+    check_stream_options(body)
+    model, markers = state.model, state.model.markers
+    prompt_ids = model.encode(params.build_chat_prompt(body.messages, _choose_template_options(body)))
+    sampling = params.build_sampling(
+        body,
+        room=model.max_length - len(prompt_ids),
+        max_new_tokens=_choose_limit(body),
+        num_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+    if body.top_logprobs and not body.logprobs:
+        raise bad_request("top_logprobs needs logprobs: true.", param="top_logprobs")
+    switch = Switch() if markers is not None and not sampling.logprobs else None
+    rule = _build_rule(body, markers, switch)
+    name = make_id("chatcmpl")
+    choices = [
+        Choice(
+            index,
+            _make_branch(state, name, index, prompt_ids, params.seed_choice(sampling, index), rule, body),
+            ReasoningSplitter(markers, model.find_phase(prompt_ids, markers)),
+            thinking=RowThinking(model.tokenizer, markers, prompt_ids) if markers else None,
+        )
+        for index in range(body.n)
+    ]
+    return ChatRun(
+        body=body,
+        state=state,
+        id=name,
+        created=now,
+        prompt_ids=prompt_ids,
+        choices=choices,
+        switch=switch if rule is not None else None,
+    )
+
+
+def check_stream_options(body: wire.Sampling) -> None:
+    """Raise 400 for stream options without a stream."""
+    if body.stream_options is not None and not body.stream:
+        raise bad_request("stream_options needs stream: true.", param="stream_options")
+
+
+def _choose_limit(body: wire.ChatRequest) -> int | None:
+    asked = {limit for limit in (body.max_tokens, body.max_completion_tokens) if limit is not None}
+    if len(asked) > 1:
+        raise bad_request(
+            "Got max_tokens and max_completion_tokens with different values. Expected one of them.",
+            param="max_tokens",
+        )
+    limit = next(iter(asked), None)
+    if limit == 0:
+        raise bad_request("Got max_tokens = 0 but expected at least 1.", param="max_tokens")
+    return limit
+
+
+def _choose_template_options(body: wire.ChatRequest) -> wire.TemplateOptions | None:
+    options = body.chat_template_kwargs
+    if body.reasoning_effort == "none" and (options is None or options.enable_thinking is None):
+        return wire.TemplateOptions(enable_thinking=False)
+    return options
+
+
+def _build_rule(
+    body: wire.ChatRequest, markers: ThinkMarkers | None, switch: Switch | None
+) -> StoppingRule | None:
+    for name in ("thinking_token_budget", "reasoning_effort"):
+        if getattr(body, name) is not None and markers is None:
+            raise bad_request(
+                f"{name} is set but the model does not mark its thinking. Leave it out.", param=name
+            )
+    is_asked = params.build_rule(body) is not None
+    if is_asked and body.logprobs:
+        raise bad_request(
+            "logprobs cannot be had where the thinking may be ended: its forced tokens have none. "
+            "Leave logprobs out, or the fields that end the thinking.",
+            param="logprobs",
+        )
+    # Only streams can be watched from outside, so only they carry a switch without being asked to.
+    return params.build_rule(body, switch) if is_asked or body.stream else None
+
+
+def _make_branch(
+    state: ServerState,
+    name: str,
+    index: int,
+    prompt_ids: tuple[int, ...],
+    sampling: SamplingParams,
+    rule: StoppingRule | None,
+    body: wire.ChatRequest,
+) -> Branch:
+    key = RequestKey(program_id=name, request_id=f"choice-{index}")
+    if rule is None:
+        return PlainBranch(key, prompt_ids, sampling, stream=bool(body.stream))
+    try:
+        settings = WatchSettings(
+            tokenizer=state.model.tokenizer,
+            rule=rule,
+            eos_token_ids=state.model.loaded.eos_token_ids,
+            exit="answer",
+        )
+        return WatchedBranch(settings, key, prompt_ids, sampling)
+    except ConfigurationError as error:
+        raise bad_request(str(error), code="invalid_value") from None
+
+
+def _shape_whole(run: ChatRun) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "object": "chat.completion",
+        "created": run.created,
+        "model": run.state.model.name,
+        "choices": [_shape_choice(run, choice) for choice in run.choices],
+        "usage": run.shape_usage(),
+    }
+
+
+def _shape_choice(run: ChatRun, choice: Choice) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": choice.content, "refusal": None}
+    if choice.reasoning:
+        message["reasoning_content"] = choice.reasoning
+    row: dict[str, Any] = {
+        "index": choice.index,
+        "message": message,
+        "finish_reason": shapes.name_finish(choice.completion),
+        "logprobs": _shape_logprobs(run, choice, choice.token_ids, choice.logprobs, choice.top_logprobs),
+    }
+    if run.body.return_token_ids:
+        row["token_ids"] = list(choice.token_ids)
+    return row
+
+
+def _shape_logprobs(run: ChatRun, choice: Choice, ids: Any, logprobs: Any, top: Any) -> Any:
+    if not run.body.logprobs:
+        return None
+    return shapes.shape_chat_logprobs(run.state.model.tokenizer, ids, logprobs, top)
+
+
+async def _stream(run: ChatRun, updates: AsyncIterator[Update]) -> AsyncGenerator[str, None]:
+    options = run.body.stream_options
+    is_continuous = options is not None and options.continuous_usage_stats
+    last_sent = run.state.clock.now()
+    for choice in run.choices:
+        yield sse.encode_event(_shape_chunk(run, choice, {"role": "assistant", "content": ""}))
+    async for update in updates:
+        if update.choice is None:
+            if run.state.clock.now() - last_sent >= run.state.settings.keep_alive_s:
+                last_sent = run.state.clock.now()
+                yield sse.KEEP_ALIVE
+            continue
+        for row in _list_chunks(run, update):
+            if is_continuous:
+                row["usage"] = run.shape_running_usage()
+            last_sent = run.state.clock.now()
+            yield sse.encode_event(row)
+    if options is not None and options.include_usage:
+        yield sse.encode_event(_shape_envelope(run, [], usage=run.shape_usage()))
+
+
+def _list_chunks(run: ChatRun, update: Update) -> list[dict[str, Any]]:
+    choice, piece, split = update.choice, update.piece, update.split
+    assert choice is not None
+    delta: dict[str, Any] = {}
+    if split.reasoning:
+        delta["reasoning_content"] = split.reasoning
+    if split.content:
+        delta["content"] = split.content
+    rows = []
+    wants_tokens = run.body.return_token_ids and piece.token_ids
+    if delta or wants_tokens or (run.body.logprobs and piece.logprobs):
+        row = _shape_chunk(run, choice, delta)
+        if run.body.logprobs:
+            row["choices"][0]["logprobs"] = _shape_logprobs(
+                run, choice, piece.token_ids, piece.logprobs, piece.top_logprobs
+            )
+        if wants_tokens:
+            row["choices"][0]["token_ids"] = list(piece.token_ids)
+        rows.append(row)
+    if choice.is_done:
+        rows.append(_shape_chunk(run, choice, {}, finish=shapes.name_finish(choice.completion)))
+    return rows
+
+
+def _shape_chunk(
+    run: ChatRun, choice: Choice, delta: dict[str, Any], *, finish: str | None = None
+) -> dict[str, Any]:
+    row = {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return _shape_envelope(run, [row])
+
+
+def _shape_envelope(run: ChatRun, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "object": "chat.completion.chunk",
+        "created": run.created,
+        "model": run.state.model.name,
+        "choices": choices,
+        **more,
+    }

@@ -1,0 +1,78 @@
+"""What a server is told when it starts: its limits, its keys, its defaults. Checked as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.recipe import Recipe
+
+_AT_LEAST_ONE = (
+    "max_running",
+    "max_waiting",
+    "max_body_bytes",
+    "max_choices",
+    "max_prompts",
+    "max_stop_strings",
+    "max_programs_kept",
+)
+_ABOVE_ZERO = ("request_timeout_s", "drain_timeout_s", "keep_alive_s", "restart_delay_s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How a server behaves, whatever its model.
+
+    Args:
+        model_name: What clients call the model; by default the engine's.
+        max_running: Most requests (each choice counts) that the engine holds at once.
+        max_waiting: Most HTTP requests that wait for room; the next one gets 429 with Retry-After.
+        max_body_bytes: Largest request body.
+        max_choices: Largest `n`.
+        max_prompts: Most prompts in one completions request.
+        max_stop_strings: Most stop strings in one request.
+        max_programs_kept: Finished programs that `/v1/programs` remembers; the oldest are forgotten first.
+        request_timeout_s: Seconds after which a request is cancelled and answered with 504.
+        drain_timeout_s: Seconds that running requests get to finish after SIGTERM.
+        keep_alive_s: Seconds of silence after which a stream sends a comment.
+        restart_delay_s: Seconds before a dead engine is started again; doubled with each failure, at most 60.
+        api_keys: Keys that clients must show as `Authorization: Bearer KEY`; none leaves the server open.
+        requests_per_minute: Limit for each key (or, without keys, each address); `None` sets none.
+        max_concurrent_per_key: Requests that one key may have in flight; `None` sets none.
+        allowed_origins: Browser origins that may call the server; none by default.
+        recipe: Defaults of programs that a request starts.
+    """
+
+    model_name: str | None = None
+    max_running: int = 256
+    max_waiting: int = 512
+    max_body_bytes: int = 4 * 2**20
+    max_choices: int = 128
+    max_prompts: int = 128
+    max_stop_strings: int = 16
+    max_programs_kept: int = 1000
+    request_timeout_s: float = 600.0
+    drain_timeout_s: float = 30.0
+    keep_alive_s: float = 15.0
+    restart_delay_s: float = 1.0
+    api_keys: tuple[str, ...] = ()
+    requests_per_minute: int | None = None
+    max_concurrent_per_key: int | None = None
+    allowed_origins: tuple[str, ...] = ()
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"Got {name} = {getattr(self, name)} but expected at least 1.")
+        for name in _ABOVE_ZERO:
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"Got {name} = {getattr(self, name)} but expected seconds above 0.")
+        for name in ("requests_per_minute", "max_concurrent_per_key"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigurationError(
+                    f"Got {name} = {value} but expected at least 1, or None for no limit."
+                )
+        if any(not key.strip() for key in self.api_keys):
+            raise ConfigurationError("Got an empty API key. Remove it, or give it some characters.")

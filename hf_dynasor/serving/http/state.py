@@ -1,0 +1,70 @@
+"""What handlers share: the engine, the model, room, running requests. One object for each app."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from hf_dynasor.clock import Clock
+from hf_dynasor.engine import Engine
+from hf_dynasor.errors import EngineError
+from hf_dynasor.serving.http.branches import Switch
+from hf_dynasor.serving.http.bridge import Admission, Channel, EventPump
+from hf_dynasor.serving.http.errors import unavailable
+from hf_dynasor.serving.http.model_info import ServedModel
+from hf_dynasor.serving.http.settings import ServerSettings
+
+_serials = itertools.count()
+
+
+@dataclass(slots=True, kw_only=True)
+class ServerState:
+    """The parts of one server. Only the event loop touches it.
+
+    Args:
+        settings: Limits and defaults.
+        engine: Where requests go.
+        model: What is served.
+        clock: Time, for limits and measurements.
+        admission: Room.
+        pump: Brings the engine's events into the loop.
+        switches: Running chat completions whose thinking can be ended, by id.
+        is_draining: Whether the server takes no more requests.
+    """
+
+    settings: ServerSettings
+    engine: Engine
+    model: ServedModel
+    clock: Clock
+    admission: Admission
+    pump: EventPump
+    switches: dict[str, Switch] = field(default_factory=dict)
+    is_draining: bool = False
+
+    def check_ready(self) -> None:
+        """Raise 503 where the server drains or its engine is dead."""
+        if self.is_draining:
+            raise unavailable("The server is shutting down and takes no more requests.", retry_after_s=5)
+        try:
+            self.engine.check_health()
+        except EngineError as error:
+            raise unavailable(str(error)) from None
+
+    @asynccontextmanager
+    async def open_channel(self, units: int, *, priority: int | None = None) -> AsyncIterator[Channel]:
+        """Wait for room, then a channel to the engine; both are given back at the end."""
+        self.check_ready()
+        async with self.admission.admit(units, priority=priority or 0):
+            self.check_ready()
+            channel = Channel(self.engine, self.pump)
+            try:
+                yield channel
+            finally:
+                channel.close()
+
+
+def make_id(prefix: str) -> str:
+    """A name for a request, unique in the process; the engine's own name for it too, so clients' ids may repeat."""
+    return f"{prefix}-{next(_serials):x}"
