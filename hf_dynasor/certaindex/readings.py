@@ -61,6 +61,7 @@ class Reading:
         logprobs: Natural-log probability of each token that the probe wrote, closing included: an answer that
             might go on is another answer.
         entropy: Entropy in nats of the first token after the probe's suffix.
+        is_given_up: Whether the probe left its answer at a token that was too unlikely; `answer` is then `None`.
     """
 
     progress: Progress
@@ -69,6 +70,7 @@ class Reading:
     is_closed: bool = False
     logprobs: tuple[float, ...] = ()
     entropy: float | None = None
+    is_given_up: bool = False
 
     def __post_init__(self) -> None:
         if self.entropy is not None and not (math.isfinite(self.entropy) and self.entropy >= -1e-6):

@@ -35,6 +35,13 @@ class _Combination:
         """Whether any of the rules reads text."""
         return any(rule.reads_text for rule in self.rules)
 
+    @property
+    def floor(self) -> float:
+        """Below what a probe may give its answer up: where no rule that reads answers needs the rest of it."""
+        return min(
+            (getattr(rule, "floor", 0.0) for rule in self.rules if Need.ANSWER in rule.needs), default=0.0
+        )
+
     def start(self) -> CombinedState:
         """The states of a fresh row."""
         return CombinedState(self.rules, is_all=isinstance(self, AllOf))

@@ -134,6 +134,7 @@ class ProbingCriteria(StoppingCriteria):  # type: ignore[misc]
             due,
             previous=[self._rows[index].last for index in due],
             needs=self._rule.needs,
+            floor=getattr(self._rule, "floor", 0.0),
         )
         for index, result in zip(due, results, strict=True):
             self._rows[index].observe(result)

@@ -159,6 +159,7 @@ class EarlyExit:
             rows=[ExitRow(texts, rule, ids) for ids in _split(input_ids, mask)],
             prober=ready.prober,
             needs=rule.needs,
+            floor=getattr(rule, "floor", 0.0),
             processors=logits_processor,
             criteria=stopping_criteria,
             config=generation_config,

@@ -54,6 +54,7 @@ class ExitLoop:
         rows: Every row of the call.
         prober: Asks the rows that are due.
         needs: What the rule must have read.
+        floor: The probability at which a probe may give its answer up.
         processors: The logits processors of the call.
         criteria: Its stopping criteria.
         config: Its generation config.
@@ -67,6 +68,7 @@ class ExitLoop:
     rows: list[ExitRow]
     prober: Any
     needs: Any
+    floor: float
     processors: Any
     criteria: Any
     config: Any
@@ -126,7 +128,9 @@ class ExitLoop:
         else:
             previous = [row.watched.last for _, row in due]
             places = [place for place, _ in due]
-            results = self.prober.read(self.batch.view(), places, previous=previous, needs=self.needs)
+            results = self.prober.read(
+                self.batch.view(), places, previous=previous, needs=self.needs, floor=self.floor
+            )
         for (_, row), result in zip(due, results, strict=True):
             row.observe(result)
 

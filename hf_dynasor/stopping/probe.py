@@ -6,6 +6,7 @@ only some rows are due, their keys and values alone are copied and the others co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -36,6 +37,7 @@ class ProbeResult:
         entropy: Entropy in nats of the first token after the suffix.
         num_tokens: Tokens that were computed for it: suffix, forced and written ones.
         is_verified: Whether the previous answer was confirmed, so that nothing had to be decoded.
+        is_given_up: Whether it was left at an unlikely token: `ids` are then the beginning of an answer, no answer.
     """
 
     answer: str | None
@@ -45,6 +47,7 @@ class ProbeResult:
     entropy: float
     num_tokens: int
     is_verified: bool = False
+    is_given_up: bool = False
 
     @property
     def is_closed(self) -> bool:
@@ -102,6 +105,7 @@ class Prober:
         *,
         previous: Sequence[ProbeResult | None] | None = None,
         needs: frozenset[Need] = frozenset({Need.ANSWER}),
+        floor: float = 0.0,
     ) -> list[ProbeResult]:
         """Probe some rows; the live cache is afterwards as it was.
 
@@ -110,6 +114,8 @@ class Prober:
             rows: Which rows are due, ascending.
             previous: For each of `rows` what it said last, to be verified.
             needs: Without `Need.ANSWER` only the entropy is read, in one forward pass.
+            floor: An answer is given up at its first token that is no likelier than this, in [0, 1): a rule that
+                asks for more could not be satisfied by it any more, and the rest need not be paid for.
 
         Returns:
             One result for each of `rows`.
@@ -121,6 +127,7 @@ class Prober:
             return []
         is_verifying = self._mode == "verify" and previous is not None and Need.ANSWER in needs
         told = list(previous) if is_verifying and previous is not None else [None] * len(rows)
+        told = [result if result is not None and not result.is_given_up else None for result in told]
         forced = [list(result.ids[:-1]) if result else [] for result in told]
         width = max(map(len, forced))
         with ProbeView(self._forward, live, rows) as view:
@@ -129,61 +136,75 @@ class Prober:
             entropies = _measure_entropies(logprobs[:, 0])
             results = [_verify(result, logprobs[row]) for row, result in enumerate(told)]
             changed = [row for row, result in enumerate(results) if result is None]
-            written = {row: _Written() for row in changed}
+            written = {row: _Written(floor) for row in changed}
+            num_kept = min((_count_accepted(told[row], logprobs[row]) for row in changed), default=0)
             if changed and Need.ANSWER in needs:
-                view.drop(width)
-                self._write(view, written, logprobs[:, 0])
+                view.drop(width - num_kept)
+                self._write(view, written, logprobs[:, : num_kept + 1])
         spent = [len(self._suffix_ids) + len(ids) for ids in forced]
         return [
             replace(result, entropy=entropies[row], num_tokens=spent[row])
             if (result := results[row]) is not None
-            else self._describe(written[row], entropies[row], spent[row])
+            else self._describe(written[row], entropies[row], spent[row], num_kept)
             for row in range(len(rows))
         ]
 
-    def _write(self, view: ProbeView, written: dict[int, _Written], first: torch.Tensor) -> None:
-        """Decode the answers of some rows of a view greedily, from the place right after the suffix."""
+    def _write(self, view: ProbeView, written: dict[int, _Written], known: torch.Tensor) -> None:
+        """Decode the answers of some rows of a view greedily; what they begin with is in the view already.
+
+        Args:
+            view: All rows, right after the suffix and the accepted tokens.
+            written: The rows that write.
+            known: Log-probabilities after the suffix and after each accepted token, shape (rows, 1 + accepted,
+                vocabulary).
+        """
         rows = list(written)
-        logprobs = first[rows]
+        ready, tokens = list(known[rows].unbind(dim=1)), list[int]()
         with view.select(rows) as part:
             for step in range(self._limit):
-                values, tokens = (item.tolist() for item in logprobs.max(dim=-1))
+                if not ready:
+                    ready = [part.extend([[token] for token in tokens], keep=1)[:, 0]]
+                values, tokens = (item.tolist() for item in ready.pop(0).max(dim=-1))
                 for place, row in enumerate(rows):
                     written[row].append(tokens[place], values[place], self._is_complete)
                 if step + 1 == self._limit or all(item.is_complete for item in written.values()):
                     break
-                logprobs = part.extend([[token] for token in tokens], keep=1)[:, 0]
 
     def _is_complete(self, ids: list[int]) -> bool:
         return ids[-1] in self._eos or find_answer_end(str(self._tokenizer.decode(ids))) is not None
 
-    def _describe(self, written: _Written, entropy: float, num_tokens: int) -> ProbeResult:
+    def _describe(self, written: _Written, entropy: float, num_tokens: int, num_kept: int) -> ProbeResult:
         said = [token_id for token_id in written.ids if token_id not in self._eos]
         text = str(self._tokenizer.decode(said)) if said else ""
         return ProbeResult(
-            answer=extract_answer(text, format=self._format, allow_unclosed=True) if text else None,
+            answer=extract_answer(text, format=self._format, allow_unclosed=True)
+            if text and not written.is_given_up
+            else None,
             text=text,
             ids=tuple(written.ids),
             logprobs=tuple(written.logprobs),
             entropy=entropy,
-            num_tokens=num_tokens + len(written.ids),
+            num_tokens=num_tokens + max(0, len(written.ids) - num_kept),
+            is_given_up=written.is_given_up,
         )
 
 
 class _Written:
-    """What a row has written so far."""
+    """What a row has written so far; it ends with its answer, or where it becomes too unlikely."""
 
-    def __init__(self) -> None:
+    def __init__(self, floor: float) -> None:
         self.ids: list[int] = []
         self.logprobs: list[float] = []
-        self.is_complete = False
+        self.is_complete = self.is_given_up = False
+        self._least = math.log(floor) if floor > 0 else -math.inf
 
     def append(self, token_id: int, logprob: float, is_complete: Callable[[list[int]], bool]) -> None:
         """Take in a token, unless the answer has ended: other rows may still write."""
         if not self.is_complete:
             self.ids.append(token_id)
             self.logprobs.append(logprob)
-            self.is_complete = is_complete(self.ids)
+            self.is_given_up = logprob <= self._least
+            self.is_complete = self.is_given_up or is_complete(self.ids)
 
 
 def pick_suffix(needs: frozenset[Need]) -> str:
@@ -220,6 +241,19 @@ def _verify(told: ProbeResult | None, logprobs: torch.Tensor) -> ProbeResult | N
         return None
     values = predicted.gather(1, ids[:, None])[:, 0].tolist()
     return replace(told, logprobs=tuple(values), is_verified=True)
+
+
+def _count_accepted(told: ProbeResult | None, logprobs: torch.Tensor) -> int:
+    """How many forced tokens of the previous answer, from its first on, the model would have written again."""
+    if told is None:
+        return 0
+    forced = told.ids[:-1]
+    for count, (token_id, predicted) in enumerate(
+        zip(forced, logprobs.argmax(dim=-1).tolist(), strict=False)
+    ):
+        if token_id != predicted:
+            return count
+    return len(forced)
 
 
 def _measure_entropies(logprobs: torch.Tensor) -> list[float]:

@@ -101,7 +101,8 @@ class WatchedRow:
         place = self._place()
         reading = Reading(progress=place) if result is None else make_reading(place, result)
         verdict = self._state.observe(reading)
-        self.last = result or self.last
+        if result is not None and not result.is_given_up:
+            self.last = result
         self._trace.append(
             TraceEntry(
                 num_tokens=place.num_tokens,
@@ -150,5 +151,6 @@ def make_reading(place: Progress, result: ProbeResult) -> Reading:
         text=result.text,
         is_closed=result.is_closed,
         logprobs=result.logprobs,
+        is_given_up=result.is_given_up,
         entropy=result.entropy,
     )

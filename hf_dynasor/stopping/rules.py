@@ -68,6 +68,11 @@ class BoundaryConfidence:
         """True: it waits for the delimiter."""
         return True
 
+    @property
+    def floor(self) -> float:
+        """A token that is no likelier than this rules a stop out: a probe may give its answer up there."""
+        return self.threshold if self.statistic == "minimum" else 0.0
+
     def start(self) -> ConfidenceState:
         """The state of a fresh row."""
         return ConfidenceState(self)
@@ -88,10 +93,10 @@ class ConfidenceState:
         """Compare the answer's probability with the threshold."""
         rule = self._rule
         self._next_at = reading.progress.num_tokens + rule.min_gap
-        if reading.answer is None or not reading.logprobs:
-            return Verdict(vote=Vote.CONTINUE, certainty=0.0, reason="no answer")
-        confidence = _summarise(reading.logprobs, rule.statistic)
+        confidence = _summarise(reading.logprobs, rule.statistic) if reading.logprobs else 0.0
         is_certain = confidence > rule.threshold
+        if reading.answer is None and (is_certain or not reading.is_given_up):
+            return Verdict(vote=Vote.CONTINUE, certainty=0.0, reason="no answer")
         reason = f"probability {confidence:.3f} {'>' if is_certain else '<='} {rule.threshold:.3f}"
         return Verdict(vote=Vote.STOP if is_certain else Vote.CONTINUE, certainty=confidence, reason=reason)
 
