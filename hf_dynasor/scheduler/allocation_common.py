@@ -17,7 +17,7 @@ def grant_rest(knob: Knob, trace: Sequence[GrantRecord], why_not_earlier: str = 
 def grant_some(knob: Knob, trace: Sequence[GrantRecord], units: int, why_not_earlier: str = "") -> Decision:
     """At most `units` of what is left; a denial where nothing is."""
     left = knob.maximum - (trace[-1].total if trace else 0)
-    if left:
+    if left > 0:
         return Decision(units=min(units, left))
     words = f"the budget of {knob.maximum} {knob.unit} is spent"
     words = f"{words}; {why_not_earlier}" if why_not_earlier else words

@@ -238,6 +238,11 @@ class Scheduler:
         """Steps for which the last plan still holds."""
         return 0 if self._plan is None else self._plan.max_steps - self._steps_run
 
+    @property
+    def next_change_at(self) -> float:
+        """When the order may change by the passing of time alone, in seconds; infinite if never."""
+        return self._order.next_time
+
     def count_generated(self, key: RequestKey) -> int:
         """Tokens that a request has generated."""
         return self._planner.count_generated(self._requests[key])

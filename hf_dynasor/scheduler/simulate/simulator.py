@@ -199,7 +199,7 @@ class _Run:
             num_steps = 1
             seconds = engine.time_step(batch, context, plan.num_prefill_tokens)
         else:
-            num_steps = self._count_steps(plan, batch, context)
+            num_steps = self._count_steps(batch, context)
             seconds = engine.time_steps(batch, context, num_steps)
         self._scheduler.advance(num_steps)
         self._step += num_steps
@@ -209,12 +209,12 @@ class _Run:
             if chunk.is_last:
                 self._expect_end(chunk.key)
 
-    def _count_steps(self, plan: StepPlan, batch: int, context: int) -> int:
+    def _count_steps(self, batch: int, context: int) -> int:
         """Steps until something happens: a request ends, memory runs short, a program comes, a rank is void."""
         while self._ends.get(self._heap[0][2]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         num_steps = min(self._scheduler.steps_left, self._heap[0][0] - self._step)
-        until = plan.valid_until
+        until = self._scheduler.next_change_at
         if self._num_arrived < len(self._times):
             until = min(until, self._times[self._num_arrived])
         if until == float("inf"):
