@@ -1,6 +1,7 @@
 """What probing costs: wall time of `generate` with probes that never exit, against without, in turn.
 
-Beside it the cost of one probe at 512 tokens of context: in place (verify, decode), and the way of a proxy that
+"confident" is "verify" for a rule such as the default one, which has no use for an answer with an unlikely token: the
+probe gives it up there. Beside it the cost of one probe at 512 tokens of context: in place (verify, decode), and the way of a proxy that
 sends the context again as text, so that it is tokenised and prefilled for every probe. Prints a table, then one
 JSON line. Quote the ratios: the machine's own speed varies.
 
@@ -14,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,13 +24,43 @@ from transformers import DynamicCache
 
 from hf_dynasor.embedded.problems import generate_problems
 from hf_dynasor.serving import LoadedModel, load_model
-from hf_dynasor.stopping import AnswerConsistency, Prober, ProbingCriteria, find_think_markers
+from hf_dynasor.stopping import (
+    DEFAULT_RULE,
+    AnswerConsistency,
+    Need,
+    Prober,
+    ProbingCriteria,
+    RuleState,
+    find_think_markers,
+)
 from hf_dynasor.stopping.caches import LiveBatch
 from hf_dynasor.stopping.view import ForwardPass
 
 NEVER = 10**6
 CONTEXT = 512
 PROXY_TOKENS = 20
+
+MODES = ("verify", "confident", "decode")
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """A rule that never stops and asks at a fixed interval.
+
+    Args:
+        interval: Thinking tokens between two readings.
+        floor: The probability at which it has no use for the rest of an answer.
+    """
+
+    interval: int
+    floor: float = 0.0
+    needs: frozenset[Need] = frozenset({Need.ANSWER})
+    reads_text: bool = False
+
+    def start(self) -> RuleState:
+        """The state of a fresh row."""
+        return AnswerConsistency(window=NEVER, interval=self.interval).start()
+
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -43,7 +75,7 @@ def main() -> None:
     probes = [row for size in options.batches for row in _measure_probe(loaded, size, options)]
     for row in rows:
         print(
-            f"batch {row['batch']}, interval {row['interval']:>3}, {row['mode']:6}: {row['ratio']:.3f} of plain "
+            f"batch {row['batch']}, interval {row['interval']:>3}, {row['mode']:9}: {row['ratio']:.3f} of plain "
             f"({row['ratio_low']:.3f} to {row['ratio_high']:.3f}), plain {row['plain_s']:.2f} s"
         )
     for row in probes:
@@ -69,7 +101,7 @@ def main() -> None:
 def _measure_overhead(loaded: LoadedModel, size: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rounds of plain and every kind of probing in turn; each ratio is to the plain run of its own round."""
     batch = _encode(loaded, size)
-    kinds = [(interval, mode) for interval in options.intervals for mode in ("verify", "decode")]
+    kinds = [(interval, mode) for interval in options.intervals for mode in MODES]
     plain: list[float] = []
     ratios: dict[tuple[int, str], list[float]] = {kind: [] for kind in kinds}
     _generate(loaded, batch, None, options)
@@ -102,8 +134,15 @@ def _generate(
     markers = find_think_markers(tokenizer, model.generation_config)
     inputs: dict[str, Any] = dict(batch)
     if kind is not None:
-        prober = Prober(model, tokenizer, mode=kind[1], suffix="short", markers=markers)
-        rule = AnswerConsistency(window=NEVER, interval=kind[0])
+        interval, mode = kind
+        prober = Prober(
+            model,
+            tokenizer,
+            mode="decode" if mode == "decode" else "verify",
+            suffix="short",
+            markers=markers,
+        )
+        rule = Never(interval, DEFAULT_RULE.floor if mode == "confident" else 0.0)
         probing = ProbingCriteria(model, tokenizer, rule, prober=prober)
         inputs = probing.prepare(**batch) | {"stopping_criteria": [probing]}
     endings = [*loaded.eos_token_ids, *(markers.close_ids if markers else ())]

@@ -9,7 +9,7 @@ import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_dynasor.embedded import REASONER_PATH
-from hf_dynasor.stopping import AnswerConsistency, EarlyExit
+from hf_dynasor.stopping import EarlyExit
 
 QUESTIONS = ["What is 7+8?", "What is 47+58-3*6?", "What is 12*11+5?"]
 
@@ -27,7 +27,7 @@ def main(name: str = str(REASONER_PATH)) -> None:
         return_tensors="pt",
         return_dict=True,
     )
-    early_exit = EarlyExit(tokenizer, AnswerConsistency(window=2, interval=16), closing="limited_time")  # new
+    early_exit = EarlyExit(tokenizer)  # new: the settings that lie beside the model, else a careful default
     for label, options in (("plain", {}), ("early exit", {"custom_generate": early_exit})):  # new
         output = model.generate(**inputs, max_new_tokens=256, do_sample=False, **options)
         answers = output[:, inputs["input_ids"].shape[1] :]

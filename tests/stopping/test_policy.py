@@ -171,7 +171,7 @@ def test_a_rule_that_is_named_wins_over_the_file(tmp_path):
     assert resolve_policy(EFFORTS["low"], model) == DepthPolicy(rule=EFFORTS["low"])
     assert resolve_policy("high", model).rule == EFFORTS["high"]
     assert resolve_policy(str(tmp_path / POLICY_FILE)).exit == "paste"
-    with pytest.raises(ConfigurationError, match="Unknown rule .*'wild'. Known: crazy"):
+    with pytest.raises(ConfigurationError, match=r"Unknown rule .*'wild'\. Known: crazy"):
         resolve_policy("wild")
     with pytest.raises(ConfigurationError, match="rule = 5 but expected a stopping rule"):
         resolve_policy(5)
