@@ -128,6 +128,11 @@ def _add_replay(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     replays.add_replay_options(parser, non_negative)
     parser.set_defaults(run=replays.run_replay)
+    parser = _add_command(
+        subparsers, "sweep", "try several policies and budgets on recorded traces", replays.SWEEP_EPILOG
+    )
+    replays.add_sweep_options(parser, non_negative, positive)
+    parser.set_defaults(run=replays.run_sweep)
 
 
 def _add_calibrate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

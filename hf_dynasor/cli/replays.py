@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TextIO
 
 from hf_dynasor.errors import InputError
+from hf_dynasor.evaluation.policy_specs import parse_policy_spec
 from hf_dynasor.evaluation.replayed import ReplayedQuestion, ReplaySummary, summarise
 from hf_dynasor.evaluation.statistics import paired_difference, wilson_interval
-from hf_dynasor.evaluation.trace_sets import OpenTraces, open_traces, replay
+from hf_dynasor.evaluation.sweep import SweepRow, average_by_question, fit_spec, sweep
+from hf_dynasor.evaluation.trace_sets import OpenTraces, list_samples, open_traces, replay
 
 EXIT_BAD_INPUT = 2
 
@@ -33,6 +35,18 @@ examples:
 sequential_tokens, baseline_sequential_tokens, early_stop_rate}; the baseline is the full budget."""
 
 
+SWEEP_EPILOG = """\
+Every policy is replayed at every budget on the same draws, and compared with the full budget of the same draws. A
+curve (initial_curve, dynamic_curve) is fitted on the traces of --fit, which should be of other questions.
+
+example:
+  hf-dynasor sweep test.jsonl --policies even static five_step dynamic_curve forecast --budgets 5 10 20 \\
+      --fit calibration.jsonl --plots pictures
+
+--json ends with one line: a list with the totals of `replay --json` for each policy and budget, and the policy, the
+budget, saved, sequential_saved, lost, accuracy_interval, difference, difference_interval."""
+
+
 def add_replay_options(parser: argparse.ArgumentParser, natural: Callable[[str], int]) -> None:
     """What `replay` takes."""
     _add_trace_options(parser, natural)
@@ -40,6 +54,9 @@ def add_replay_options(parser: argparse.ArgumentParser, natural: Callable[[str],
         "--policy", metavar="NAME|FILE.json", help="by default the best known for this kind of trace"
     )
     parser.add_argument("--budget", type=int, metavar="N", help="full budget (default: what was recorded)")
+    parser.add_argument(
+        "--fit", nargs="+", metavar="TRACES", help="traces of other questions, on which a curve is fitted"
+    )
     parser.add_argument("--rows", metavar="FILE.jsonl", help="write one line for each question and draw")
     parser.add_argument("--json", action="store_true", help="print one line of JSON only")
 
@@ -48,9 +65,19 @@ def run_replay(arguments: argparse.Namespace) -> int:
     """Replay one policy; its totals beside those of the full budget."""
     traces = open_traces(arguments.traces)
     report_broken_lines(traces)
+    policy = parse_policy_spec(arguments.policy) if arguments.policy else None
+    if policy is not None and arguments.fit:
+        policy = fit_spec(
+            policy,
+            open_traces(arguments.fit),
+            program=arguments.program,
+            budget=arguments.budget,
+            draws=arguments.draws,
+            seed=arguments.seed,
+        )
     rows = replay(
         traces,
-        arguments.policy,
+        policy,
         program=arguments.program,
         budget=arguments.budget,
         draws=arguments.draws,
@@ -65,6 +92,76 @@ def run_replay(arguments: argparse.Namespace) -> int:
     else:
         print(json.dumps(summary.to_dict()))
     return EXIT_BAD_INPUT if traces.broken_lines else 0
+
+
+def add_sweep_options(
+    parser: argparse.ArgumentParser, natural: Callable[[str], int], positive: Callable[[str], int]
+) -> None:
+    """What `sweep` takes."""
+    _add_trace_options(parser, natural)
+    parser.add_argument(
+        "--policies", nargs="+", required=True, metavar="POLICY", help="names with options, presets or files"
+    )
+    parser.add_argument(
+        "--budgets", nargs="+", type=positive, metavar="N", help="full budgets (default: what was recorded)"
+    )
+    parser.add_argument(
+        "--fit", nargs="+", metavar="TRACES", help="traces of other questions, on which curves are fitted"
+    )
+    parser.add_argument("--plots", metavar="FOLDER", help="draw the pictures of docs/allocation.md there")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON only")
+
+
+def run_sweep(arguments: argparse.Namespace) -> int:
+    """Replay several policies at several budgets; a table, pictures, or one line of JSON."""
+    traces = open_traces(arguments.traces)
+    report_broken_lines(traces)
+    rows = sweep(
+        traces,
+        arguments.policies,
+        arguments.budgets or (None,),
+        fit_on=open_traces(arguments.fit) if arguments.fit else None,
+        program=arguments.program,
+        draws=arguments.draws,
+        seed=arguments.seed,
+    )
+    if arguments.plots:
+        _draw(Path(arguments.plots), traces, rows, arguments.program)
+    print(json.dumps([row.to_dict() for row in rows]) if arguments.json else describe_sweep(rows))
+    return EXIT_BAD_INPUT if traces.broken_lines else 0
+
+
+def describe_sweep(rows: list[SweepRow]) -> str:
+    """A table for people; the difference is paired with the full budget, question by question."""
+    width = max(len("policy"), *(len(row.policy) for row in rows))
+    head = f"{'policy':{width}}  budget  accuracy  difference (95% interval)    net saved  sequential saved  early"
+    return "\n".join([head, *(_describe_sweep_row(row, width) for row in rows)])
+
+
+def _describe_sweep_row(row: SweepRow, width: int) -> str:
+    paired = row.difference
+    difference = (
+        f"{paired.mean * 100:+6.2f} ({paired.low * 100:+6.2f} to {paired.high * 100:+6.2f})" if paired else ""
+    )
+    budget = "all" if row.budget is None else str(row.budget)
+    return (
+        f"{row.policy:{width}}  {budget:>6}  {row.summary.accuracy:8.1%}  {difference:27}  "
+        f"{row.saved:9.1%}  {row.sequential_saved:16.1%}  {row.summary.early_stop_rate:5.0%}"
+    )
+
+
+def _draw(folder: Path, traces: OpenTraces, rows: list[SweepRow], program: str | None) -> None:
+    from hf_dynasor.evaluation import plots
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot make the folder {folder}: {error.strerror}.") from None
+    plots.plot_frontier(rows, folder / "frontier.png")
+    if (samples := list_samples(traces, program)) is not None:
+        plots.plot_needs(samples, folder / "needs.png")
+        plots.plot_thresholds(samples, folder / "thresholds.png")
+        plots.plot_signals(samples, folder / "signals.png")
 
 
 def describe_replay(summary: ReplaySummary, rows: list[ReplayedQuestion]) -> str:
@@ -123,13 +220,9 @@ def _add_trace_options(parser: argparse.ArgumentParser, natural: Callable[[str],
 
 def _describe_difference(rows: list[ReplayedQuestion]) -> str:
     """The paired difference over questions: the draws of one question are no independent evidence."""
-    questions: dict[str, list[ReplayedQuestion]] = {}
-    for row in rows:
-        questions.setdefault(row.id, []).append(row)
-    if len(questions) < 2:
+    before, after = average_by_question(rows)
+    if len(after) < 2:
         return ""
-    before = [sum(row.baseline_is_correct for row in group) / len(group) for group in questions.values()]
-    after = [sum(row.is_correct for row in group) / len(group) for group in questions.values()]
     paired = paired_difference(before, after)
     return (
         f"; difference {paired.mean * 100:+.2f} points ({paired.low * 100:+.2f} to {paired.high * 100:+.2f})"

@@ -36,7 +36,7 @@ class PolicySpec:
     @property
     def title(self) -> str:
         """What to call it in tables."""
-        options = ",".join(f"{name}={_show(value)}" for name, value in self.parameters.items())
+        options = ",".join(_show(name, value) for name, value in self.parameters.items())
         return self.label or (f"{self.name}:{options}" if options else self.name)
 
     def build_width(self) -> AllocationPolicy:
@@ -99,7 +99,9 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def _show(value: Any) -> str:
+def _show(name: str, value: Any) -> str:
+    """An option as it is typed; limits of giving up cannot be typed and are shown in words."""
     if isinstance(value, Mapping):
-        return "+".join(f"{name}>{limit}" for name, limit in value.items())
-    return str(value)
+        prefix = "" if name == "thresholds" else f"{name} "
+        return ",".join(f"{prefix}{signal}={limit:g}" for signal, limit in value.items())
+    return f"{name}={value}"

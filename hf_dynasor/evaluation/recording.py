@@ -88,11 +88,20 @@ class RecordingEngine:
 
 
 def check_full_budget(recipe: Recipe) -> None:
-    """Raise `ConfigurationError` for a recipe that may stop early: a trace is a run to the full budget."""
+    """Raise `ConfigurationError` for a recipe that may stop early, or that cannot be written down.
+
+    A trace is a run to the full budget, and names its recipe so that a replay can build the program again.
+    """
     if (policy := recipe.build_policy().name) != "even":
         raise ConfigurationError(
             f"Got policy {policy!r} for a trace, which is a run to the full budget. Expected 'even'."
         )
+    try:
+        json.dumps(write_recipe(recipe))
+    except TypeError as error:
+        raise ConfigurationError(
+            f"Got a recipe that no trace can name ({error}). Expected options by name, not by object."
+        ) from None
 
 
 class TraceWriter:

@@ -119,6 +119,10 @@ class SampleRun:
         answer = spellings.most_common(1)[0][0]
         return answer, next(sample.is_correct for sample in majority if sample.answer == answer)
 
+    def is_right(self, total: int) -> bool:
+        """Whether the answer after `total` samples is right; without a finished sample there is none."""
+        return bool(self._num_finished[total]) and self.select(total)[1]
+
     def count_tokens(self, total: int) -> Usage:
         """Tokens of the first `total` samples."""
         return self._usages[total]
@@ -159,7 +163,8 @@ class SampleRun:
         winner = Counter(stated).most_common(1)[0][0]
         return [item for number, item in zip(self._memberships, finished, strict=False) if number == winner]
 
-    def _read(self, total: int) -> Certaindex:
+    def read(self, total: int) -> Certaindex:
+        """The reading after `total` samples."""
         groups = self.read_groups(total)
         sizes = (*Counter(groups).values(), *(1 for _ in range(total - len(groups))))
         majority = self._list_majority(total)
@@ -177,7 +182,7 @@ class SampleRun:
         return GrantRecord(
             units=total - before,
             total=total,
-            certaindex=self._read(total),
+            certaindex=self.read(total),
             usage=self.count_tokens(total),
             sequential_tokens=(last.sequential_tokens if last else 0) + wave,
             groups=self.read_groups(total),

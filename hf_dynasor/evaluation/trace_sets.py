@@ -27,7 +27,7 @@ from hf_dynasor.evaluation.replay_depth import replay_depth
 from hf_dynasor.evaluation.replay_rules import replay_rule
 from hf_dynasor.evaluation.replay_width_depth import DEFAULT_BUDGET, DEFAULT_DRAWS, replay_width_depth
 from hf_dynasor.evaluation.replayed import ReplayedQuestion
-from hf_dynasor.evaluation.samples import GradedSample, SampleSet, replay_samples
+from hf_dynasor.evaluation.samples import GradedSample, SampleSet, read_samples, replay_samples
 from hf_dynasor.evaluation.traces import DepthTrace, SamplesTrace, TraceSet, WidthDepthTrace, read_traces
 from hf_dynasor.evaluation.traces.policies import (
     DEFAULT_POLICIES,
@@ -35,6 +35,7 @@ from hf_dynasor.evaluation.traces.policies import (
     build_depth_policy,
     build_joint_policy,
 )
+from hf_dynasor.programs import PROGRAMS
 from hf_dynasor.stopping.rule_table import RULES, build_rule
 
 SetKind = Literal["program", "samples", "depth", "width_depth"]
@@ -115,7 +116,7 @@ def replay(
     """
     spec = parse_policy_spec(policy) if isinstance(policy, str) else policy
     _check_program(traces, program)
-    if (samples := _list_samples(traces, program)) is not None:
+    if (samples := list_samples(traces, program)) is not None:
         allocation = (spec or DEFAULT_WIDTH).build_width()
         return replay_samples(samples, allocation, budget=budget, draws=draws, seed=seed)
     if traces.kind == "program":
@@ -192,7 +193,10 @@ def _check_kind(spec: PolicySpec, kind: str) -> PolicySpec:
     return spec
 
 
-def _list_samples(traces: OpenTraces, program: str | None) -> list[SampleSet] | None:
+def list_samples(traces: OpenTraces, program: str | None = None) -> list[SampleSet] | None:
+    """The independent samples of traces that have them; `None` for trees and single chains."""
+    if traces.kind == "program" and traces.program == "self_consistency":
+        return [read_samples(trace) for trace in traces.programs]
     if traces.recorded is not None and traces.kind == "samples":
         return [grade_samples(trace) for trace in traces.recorded.samples()]
     if traces.recorded is not None and traces.kind == "width_depth" and program == "self_consistency":
@@ -201,8 +205,11 @@ def _list_samples(traces: OpenTraces, program: str | None) -> list[SampleSet] | 
 
 
 def _default_for(program: str) -> PolicySpec:
-    presets = {"mcts": "mcts/asdiv", "rebase": "rebase/math"}
-    return parse_policy_spec(presets[program]) if program in presets else DEFAULT_WIDTH
+    """Votes are forecast where each sample has one; a tree reads its program's row of Table 1."""
+    preset = getattr(PROGRAMS[program], "preset", None) if program in PROGRAMS else None
+    if preset is None or program == "self_consistency":
+        return DEFAULT_WIDTH
+    return parse_policy_spec(preset)
 
 
 def _check_program(traces: OpenTraces, program: str | None) -> None:
@@ -250,6 +257,7 @@ __all__ = [
     "OpenTraces",
     "grade_branches",
     "grade_samples",
+    "list_samples",
     "open_traces",
     "replay",
 ]
