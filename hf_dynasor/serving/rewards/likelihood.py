@@ -55,11 +55,7 @@ class LikelihoodReward:
         span: Span = "path",
         **sizes: Any,
     ) -> None:
-        if combination not in COMBINATIONS:
-            raise name_unknown("combination", combination, COMBINATIONS)
-        if span not in SPANS:
-            raise name_unknown("span", span, SPANS)
-        check_pattern(pattern)
+        _check(combination, pattern, span)
         self._loaded = replace(loaded, model=share_weights(loaded.model))
         self._combination, self._pattern, self._span = combination, pattern, span
         self._encoder = PromptEncoder(loaded)
@@ -80,6 +76,15 @@ class LikelihoodReward:
         """The combination in words."""
         which = "" if self._pattern is None else f", of those that match {self._pattern}"
         return f"{COMBINATIONS[self._combination]} of the {self._span}{which}"
+
+    def vary(
+        self, *, combination: Combination = "minimum", pattern: str | None = None, span: Span = "path"
+    ) -> LikelihoodReward:
+        """Another view of the same readings: what the one has read, the other does not read again."""
+        _check(combination, pattern, span)
+        other = copy.copy(self)
+        other._combination, other._pattern, other._span = combination, pattern, span
+        return other
 
     def encode(self, step: StepInput) -> EncodedStep:
         """The path as ids, and which of them are rated."""
@@ -137,6 +142,14 @@ class LikelihoodReward:
         answer = tokenizer is own or tokenizer.get_vocab() == own.get_vocab()
         self._native_tokenizers = [*self._native_tokenizers[-7:], (tokenizer, answer)]
         return bool(answer)
+
+
+def _check(combination: str, pattern: str | None, span: str) -> None:
+    if combination not in COMBINATIONS:
+        raise name_unknown("combination", combination, COMBINATIONS)
+    if span not in SPANS:
+        raise name_unknown("span", span, SPANS)
+    check_pattern(pattern)
 
 
 def share_weights(model: Any) -> Any:

@@ -63,12 +63,14 @@ class ScalarHeadReward:
     def encode(self, step: StepInput) -> EncodedStep:
         """Question and path in the chat template, or as a pair of texts."""
         tokenizer = self._loaded.tokenizer
-        if not getattr(tokenizer, "chat_template", None):
-            ids = tuple(tokenizer(step.question, step.written)["input_ids"])
-        else:
+        if getattr(tokenizer, "chat_template", None):
             ids = encode_text(tokenizer, self._render(step))
+            types: tuple[int, ...] = ()
+        else:
+            pair = tokenizer(step.question, step.written)
+            ids, types = tuple(pair["input_ids"]), tuple(pair.get("token_type_ids", ()))
         check_context(self._loaded, ids)
-        return EncodedStep(ids=ids)
+        return EncodedStep(ids=ids, types=types)
 
     def score(self, steps: Sequence[EncodedStep]) -> list[Rating]:
         """The sigmoid of the head at the last token."""
@@ -96,12 +98,30 @@ class ScalarHeadReward:
         while order:
             count = max(1, self._max_batch_tokens // len(steps[order[-1]].ids))
             chosen, order = order[-count:], order[:-count]
-            rows = {"input_ids": [list(steps[index].ids) for index in chosen]}
-            batch = self._loaded.tokenizer.pad(rows, return_tensors="pt").to(self._loaded.model.device)
-            logits = self._loaded.model(**batch).logits[:, 0].float().tolist()
+            logits = self._run_whole([steps[index] for index in chosen])
             for index, logit in zip(chosen, logits, strict=True):
                 ratings[index] = Rating(score=_sigmoid(logit), num_read=len(steps[index].ids))
         return [ratings[index] for index in range(len(steps))]
+
+    def _run_whole(self, steps: Sequence[EncodedStep]) -> list[float]:
+        """Padded on the right, as positions of encoders are counted from the left."""
+        model = self._loaded.model
+        length = max(len(step.ids) for step in steps)
+        gaps = [length - len(step.ids) for step in steps]
+        pad = self._loaded.pad_token_id
+        rows = {
+            "input_ids": [[*step.ids, *[pad] * gap] for step, gap in zip(steps, gaps, strict=True)],
+            "attention_mask": [
+                [1] * len(step.ids) + [0] * gap for step, gap in zip(steps, gaps, strict=True)
+            ],
+        }
+        if steps[0].types and "token_type_ids" in inspect.signature(model.forward).parameters:
+            rows["token_type_ids"] = [
+                [*step.types, *[0] * gap] for step, gap in zip(steps, gaps, strict=True)
+            ]
+        inputs = {name: torch.tensor(values, device=model.device) for name, values in rows.items()}
+        logits: list[float] = model(**inputs).logits[:, 0].float().tolist()
+        return logits
 
 
 def is_causal_head(model: Any) -> bool:

@@ -87,11 +87,13 @@ class EncodedStep:
 
     Args:
         ids: The whole text that it reads.
+        types: For encoders that tell two texts apart, which of them each token belongs to.
         rated: Places in `ids` whose tokens are rated, for models that rate tokens.
         parts: For a combination, what each of its models reads.
     """
 
     ids: tuple[int, ...] = ()
+    types: tuple[int, ...] = ()
     rated: tuple[int, ...] = ()
     parts: tuple[EncodedStep, ...] = ()
 
