@@ -19,6 +19,7 @@ from hf_dynasor.errors import HFDynasorError
 from hf_dynasor.serving.http import tokens, wire
 from hf_dynasor.serving.http.bridge import Admission, EventPump
 from hf_dynasor.serving.http.chat import answer_chat
+from hf_dynasor.serving.http.chat_programs import answer_program_chat
 from hf_dynasor.serving.http.completions import answer_completion
 from hf_dynasor.serving.http.errors import ApiError, not_found, translate
 from hf_dynasor.serving.http.model_info import ServedModel
@@ -76,7 +77,9 @@ def _add_openai_routes(app: FastAPI) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(body: wire.ChatRequest, request: Request) -> Response:
         state = read_state(request)
-        return await until_disconnect(request, answer_chat(body, state, now=_now(request)))
+        is_program = body.dynasor is not None and body.dynasor.names_program
+        answer = answer_program_chat if is_program else answer_chat
+        return await until_disconnect(request, answer(body, state, now=_now(request)))
 
     @app.post("/v1/completions")
     async def completions(body: wire.CompletionRequest, request: Request) -> Response:

@@ -48,8 +48,18 @@ class DynasorOptions(Wire):
         None, description="Signal to threshold, such as entropy: 0.7."
     )
     detect_at: int | None = Field(None, ge=1)
+    instruction: str | None = Field(
+        None, max_length=2000, description="Appended to the question; '' adds nothing."
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Further options of the program.")
-    deadline_ms: int | None = Field(None, ge=1)
+
+    @property
+    def names_program(self) -> bool:
+        """Whether a program is to run, rather than one chat completion."""
+        return any(
+            value is not None
+            for value in (self.program, self.budget, self.policy, self.certaindex, self.detect_at)
+        )
 
 
 class Sampling(Wire):

@@ -1,0 +1,162 @@
+"""Runs one reasoning program over the server's engine and tells what happens while it does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_dynasor.answers import extract_answer
+from hf_dynasor.core import Completion, Event, Request, RequestKey
+from hf_dynasor.drivers import arun
+from hf_dynasor.engine import Ability, Engine, Sink
+from hf_dynasor.grants import AllocationPolicy, Answer, GrantRecord
+from hf_dynasor.paths import PathRecord
+from hf_dynasor.program import ReasoningProgram
+
+
+class WatchedEngine:
+    """The engine as one program sees it; every completion is shown to `notice` on its way.
+
+    Args:
+        engine: Does the work, and is closed by whoever made it.
+        notice: Called from the engine's thread; must return at once.
+    """
+
+    def __init__(self, engine: Engine, notice: Callable[[Completion], None]) -> None:
+        self._engine, self._notice = engine, notice
+
+    @property
+    def name(self) -> str:
+        """The engine's own."""
+        return self._engine.name
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """The engine's own."""
+        return self._engine.abilities
+
+    @property
+    def progress(self) -> int:
+        """The engine's own, where it reports any."""
+        return int(getattr(self._engine, "progress", 0))
+
+    def submit(self, requests: Sequence[Request], sink: Sink) -> None:
+        """Submit; completions pass by `notice`."""
+
+        def pass_on(event: Event) -> None:
+            if isinstance(event, Completion):
+                self._notice(event)
+            sink(event)
+
+        self._engine.submit(requests, pass_on)
+
+    def cancel(self, keys: Sequence[RequestKey]) -> None:
+        """Cancel."""
+        self._engine.cancel(keys)
+
+    def check_health(self) -> None:
+        """The engine's own."""
+        self._engine.check_health()
+
+    def close(self) -> None:
+        """Nothing: the engine belongs to the server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramEvent:
+    """Something that happened to a program.
+
+    Args:
+        kind: `grant`, `completion` or `answer`.
+        data: What there is to say, ready for JSON.
+        answer: The answer, with the last event.
+    """
+
+    kind: str
+    data: dict[str, Any] = field(default_factory=dict)
+    answer: Answer | None = None
+
+
+async def follow_program(
+    program: ReasoningProgram,
+    engine: Engine,
+    policy: AllocationPolicy,
+    *,
+    timeout_s: float,
+    silence_s: float,
+) -> AsyncGenerator[ProgramEvent | None, None]:
+    """Run a program; its events as they come, `None` for each `silence_s` seconds without one.
+
+    Closing the generator cancels the program and its requests.
+
+    Raises:
+        EngineError: The engine died, or the time was over.
+        HFDynasorError: The program cannot work.
+    """
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[ProgramEvent] = asyncio.Queue()
+
+    def tell(kind: str, data: dict[str, Any]) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(events.put_nowait, ProgramEvent(kind=kind, data=data))
+
+    def notice_grant(record: GrantRecord) -> None:
+        tell("grant", record.to_dict())
+
+    watched = WatchedEngine(engine, lambda completion: tell("completion", _describe(completion)))
+    task = asyncio.ensure_future(
+        asyncio.wait_for(arun(program, watched, policy, timeout=timeout_s, on_grant=notice_grant), timeout_s)
+    )
+    try:
+        while not (task.done() and events.empty()):
+            getter = asyncio.ensure_future(events.get())
+            await asyncio.wait({getter, task}, timeout=silence_s, return_when=asyncio.FIRST_COMPLETED)
+            if getter.done():
+                yield getter.result()
+                continue
+            getter.cancel()
+            if not task.done():
+                yield None
+            elif task.exception() is not None:
+                break
+        answer = task.result()
+        yield ProgramEvent(kind="answer", data=answer.to_dict(), answer=answer)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def find_text(answer: Answer) -> str:
+    """A text that ends in the program's answer: a path that states it, with all that it continues.
+
+    Where no path states it (a thought was cut, its answer probed), the answer is added in a box.
+    """
+    by_name = {path.request_id: path for path in answer.paths}
+    terminal = [path for path in answer.paths if path.is_terminal]
+    stating = [path for path in terminal if path.answer is not None and path.answer == answer.text]
+    chosen = next(iter(stating or terminal), None)
+    text = _join(chosen, by_name) if chosen is not None else ""
+    if answer.text is not None and extract_answer(text) != answer.text:
+        text = f"{text.rstrip()}\n\n\\boxed{{{answer.text}}}".strip()
+    return text
+
+
+def _join(path: PathRecord, by_name: dict[str, PathRecord]) -> str:
+    texts: list[str] = []
+    current: PathRecord | None = path
+    while current is not None and len(texts) <= len(by_name):
+        texts.append(current.text)
+        current = by_name.get(current.parent) if current.parent is not None else None
+    return "".join(reversed(texts))
+
+
+def _describe(completion: Completion) -> dict[str, Any]:
+    return {
+        "request_id": completion.key.request_id,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason.value,
+        "usage": completion.usage.to_dict(),
+    }
