@@ -12,7 +12,7 @@ from hf_dynasor.answers.elicitation import EXIT_CLOSINGS, PROBE_SUFFIXES
 from hf_dynasor.certaindex import SIGNAL_NAMES, TABLE_1, Thresholds
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.program import DEFAULT_INSTRUCTION
-from hf_dynasor.programs import PROGRAMS
+from hf_dynasor.programs import PROGRAMS, REWARDS
 from hf_dynasor.programs.chain_settings import ChainExit, ChainMode
 from hf_dynasor.programs.voting import Vote
 from hf_dynasor.recipe import PROMPT_FORMATS, Recipe
@@ -99,6 +99,7 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--answer-format", default="auto", help=f"one of: {', '.join(get_args(AnswerFormat))}")
     _add_vote_options(parser)
+    _add_tree_options(parser)
     _add_chain_options(parser)
     parser.add_argument("--json", action="store_true", help="print one line of JSON only")
 
@@ -113,6 +114,24 @@ def _add_vote_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         default=None,
         help="give up samples, in flight too, once none of them can change the vote (also chain_consistency)",
+    )
+
+
+def _add_tree_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("trees (rebase, mcts, best_of_n, beam)")
+    group.add_argument("--reward", help=f"how steps are rated: {', '.join(REWARDS)} (default: likelihood)")
+    group.add_argument("--delimiter", help="text that ends a step (default: a blank line)")
+    group.add_argument("--reward-temperature", type=float, help="rebase: of the softmax (default: 0.2)")
+    group.add_argument("--branching", type=positive, help="beam: width of a subtree (default: 4)")
+    group.add_argument("--num-children", type=positive, help="mcts: steps drawn at a node (default: 2)")
+    group.add_argument("--exploration", type=float, help="mcts: weight of the UCT bonus (default: 0.5)")
+    group.add_argument("--num-parallel", type=positive, help="mcts: iterations of a batch (default: 4)")
+    group.add_argument(
+        "--no-rollouts",
+        dest="has_rollouts",
+        action="store_const",
+        const=False,
+        help="mcts: a new step's reward is its value, no path is followed to its end",
     )
 
 
@@ -132,7 +151,9 @@ def _add_chain_options(parser: argparse.ArgumentParser) -> None:
 
 
 _PROGRAM_OPTIONS = (
-    "vote", "stop_decided", "mode", "rule", "interval", "suffix", "resume", "exit", "closing"
+    "vote", "stop_decided", "mode", "rule", "interval", "suffix", "resume", "exit", "closing",
+    "reward", "delimiter", "reward_temperature", "branching", "num_children", "exploration", "num_parallel",
+    "has_rollouts",
 )  # fmt: skip
 
 
