@@ -58,34 +58,48 @@ class WorkSoFar:
 
 
 class KindHistory:
-    """What programs of one kind cost in the past. Mutable; owned by an estimator."""
+    """What programs of one kind cost in the past. Mutable; owned by an estimator.
+
+    What it tells changes only when twice as much has been seen as at the last change. So two programs of a kind
+    that look alike rank alike, whenever their ranks were made, and all ranks of a kind are made anew a number of
+    times that grows with the logarithm of what was seen.
+    """
 
     def __init__(self, prior_tokens: float) -> None:
-        self.num_units = 1.0
-        self.num_tokens = prior_tokens
+        self.mean_tokens = prior_tokens
+        self._num_units = 1.0
+        self._num_tokens = prior_tokens
         self._seen = [1.0] * (NUM_BINS + 1)
         self._granted = [1.0] * (NUM_BINS + 1)
+        self._shares = [1.0] * (NUM_BINS + 1)
+        self._num_seen = 0
+        self._next_seen = 1
 
-    @property
-    def mean_tokens(self) -> float:
-        """Tokens of a unit."""
-        return self.num_tokens / self.num_units
+    def note_unit(self, units: int, tokens: int) -> bool:
+        """A branch of so many units ended after so many tokens; returns whether what is told has changed."""
+        self._num_units += units
+        self._num_tokens += tokens
+        return self._count()
 
-    def note_unit(self, units: int, tokens: int) -> None:
-        """A branch of so many units ended after so many tokens."""
-        self.num_units += units
-        self.num_tokens += tokens
-
-    def note_decision(self, certaindex: Certaindex | None, share: float) -> None:
-        """After this reading, that share of the units not granted yet was granted in the end."""
+    def note_decision(self, certaindex: Certaindex | None, share: float) -> bool:
+        """After this reading, that share of the units not granted yet was granted; returns the same."""
         index = find_bin(certaindex)
         self._seen[index] += 1
         self._granted[index] += share
+        return self._count()
 
     def predict_share(self, certaindex: Certaindex | None) -> float:
         """Share of the units not granted yet that will be; 1 as long as nothing was seen."""
-        index = find_bin(certaindex)
-        return self._granted[index] / self._seen[index]
+        return self._shares[find_bin(certaindex)]
+
+    def _count(self) -> bool:
+        self._num_seen += 1
+        if self._num_seen < self._next_seen:
+            return False
+        self._next_seen = 2 * self._num_seen
+        self.mean_tokens = self._num_tokens / self._num_units
+        self._shares = [part / whole for part, whole in zip(self._granted, self._seen, strict=True)]
+        return True
 
 
 class WorkEstimator:

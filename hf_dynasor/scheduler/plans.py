@@ -19,7 +19,8 @@ class Limits:
             `max_requests`, so that whoever has a place can decode.
         num_blocks: Blocks of keys and values; `None` where the engine keeps its own account of them.
         page_size: Tokens of a block.
-        reserve: Share of the blocks that is kept free of new requests, for those that grow, in [0, 1).
+        headroom_steps: Steps for which what runs must have room to grow before another request starts. Too few,
+            and requests start only to lose their memory again.
         max_waiting: Most requests that wait.
         max_idle_s: Seconds after which a program without any request is forgotten, though nobody said it ended.
     """
@@ -28,7 +29,7 @@ class Limits:
     max_tokens: int = 2048
     num_blocks: int | None = None
     page_size: int = 16
-    reserve: float = 0.02
+    headroom_steps: int = 64
     max_waiting: int = 1_000_000
     max_idle_s: float = 3600.0
 
@@ -42,9 +43,9 @@ class Limits:
             )
         if self.num_blocks is not None and self.num_blocks < 1:
             raise ConfigurationError(f"Got {self.num_blocks = } but expected at least 1, or None.")
-        if not 0 <= self.reserve < 1 or self.max_idle_s <= 0:
+        if self.headroom_steps < 0 or self.max_idle_s <= 0:
             raise ConfigurationError(
-                f"Got {self.reserve = } and {self.max_idle_s = } but expected [0, 1) and more than 0 s."
+                f"Got {self.headroom_steps = } and {self.max_idle_s = } but expected at least 0 and more than 0 s."
             )
 
 

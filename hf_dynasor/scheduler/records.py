@@ -152,13 +152,16 @@ class ProgramRecord:
         if not self.has_requests:
             self.idle_since = now
 
-    def learn(self, estimator: WorkEstimator) -> None:
-        """Teach an estimator what each reading foretold, now that it is known what was granted."""
+    def learn(self, estimator: WorkEstimator) -> bool:
+        """Teach an estimator what each reading foretold, now that it is known; returns whether it tells anew."""
         history = estimator.history(self.spec.kind)
         planned = self.spec.planned_units
+        has_changed = False
         for certaindex, granted in self.readings:
             if planned > granted:
-                history.note_decision(certaindex, (self.granted_units - granted) / (planned - granted))
+                share = (self.granted_units - granted) / (planned - granted)
+                has_changed |= history.note_decision(certaindex, share)
+        return has_changed
 
     def iter_waiting(self) -> Iterator[RequestRecord]:
         """Its waiting requests."""

@@ -25,7 +25,7 @@ class Residency:
     def __init__(self, limits: Limits) -> None:
         self.ledger = BlockLedger(limits.num_blocks, limits.page_size)
         self.num_context_tokens = 0
-        self._reserve = int((limits.num_blocks or 0) * limits.reserve)
+        self._headroom_steps = limits.headroom_steps
         self._residents: dict[int, ProgramRecord] = {}
 
     def count_needed(self, request: RequestRecord) -> int:
@@ -36,9 +36,13 @@ class Residency:
         own = count_blocks(_count_private(request) + 1, page)
         return own if request.program.is_resident else own + request.program.shared_tokens // page
 
-    def has_room(self, request: RequestRecord, *, is_first: bool) -> bool:
-        """Whether a request can start; the reserve is for those that run, so the first one may use it."""
-        return self.count_needed(request) + (0 if is_first else self._reserve) <= self.ledger.num_free
+    def has_room(self, request: RequestRecord, *, num_prefilling: int, num_decoding: int) -> bool:
+        """Whether a request can start; the first one may take all, others leave room for what runs to grow."""
+        needed = self.count_needed(request)
+        if num_prefilling or num_decoding:
+            each = count_blocks(self._headroom_steps, self.ledger.page_size)
+            needed += self.ledger.count_growth(self._headroom_steps) + each * (num_prefilling + 1)
+        return needed <= self.ledger.num_free
 
     def admit(self, request: RequestRecord) -> None:
         """Take the blocks of a request that starts from its prompt; its program's shared prompt comes with it."""

@@ -121,7 +121,8 @@ class Scheduler:
             self._remove(request)
         self._memory.evict(record)
         self._order.forget(record)
-        record.learn(self.estimator)
+        if record.learn(self.estimator):
+            self._change_kind(record.spec.kind)
         self._is_stale = True
         return tuple(request.key for request in left)
 
@@ -164,7 +165,9 @@ class Scheduler:
         self._remove(record)
         tokens = record.num_generated if num_tokens is None else num_tokens  # written down by removing it
         record.program.note_finished(record, tokens, now)
-        self.estimator.history(record.program.spec.kind).note_unit(record.spec.units, tokens)
+        kind = record.program.spec.kind
+        if self.estimator.history(kind).note_unit(record.spec.units, tokens):
+            self._change_kind(kind)
         self._after_removal(record.program, now)
 
     def cancelled(self, key: RequestKey, now: float) -> None:
@@ -261,6 +264,12 @@ class Scheduler:
     def _change(self, program: ProgramRecord, *requests: RequestRecord) -> None:
         self._order.note_changed(program, *requests)
         self._is_stale = True
+
+    def _change_kind(self, kind: str) -> None:
+        """The estimates of all programs of a kind are new."""
+        for program in self._programs.values():
+            if program.spec.kind == kind:
+                self._change(program)
 
     def _check(self, request: RequestSpec) -> None:
         if request.key in self._requests:

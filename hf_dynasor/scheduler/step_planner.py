@@ -208,7 +208,9 @@ class StepPlanner:
     def _make_room(self, request: RequestRecord) -> bool:
         """Evict what nobody needs, then what stands behind `request`, until it fits; or say that it does not."""
         rank = self._rank_of(request)
-        while not self._memory.has_room(request, is_first=not self.num_running):
+        while not self._memory.has_room(
+            request, num_prefilling=len(self._prefilling), num_decoding=len(self._decoding)
+        ):
             if (idle := self._memory.find_evictable()) is not None:
                 self._evict(idle)
             elif (holder := self._find_holder(request.program)) is not None and (
