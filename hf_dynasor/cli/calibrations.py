@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from hf_dynasor.cli.replays import report_broken_lines
 from hf_dynasor.evaluation.calibrate import Calibration, CalibrationSettings
-from hf_dynasor.evaluation.calibrate_traces import ReplayOptions, calibrate_traces, check_traces
+from hf_dynasor.evaluation.calibrate_traces import (
+    ReplayOptions,
+    calibrate_traces,
+    check_traces,
+    find_model,
+)
 from hf_dynasor.evaluation.drift import DriftReport
 from hf_dynasor.evaluation.trace_sets import open_traces
 from hf_dynasor.scheduler.calibration import METHODS
 from hf_dynasor.scheduler.calibration_certificate import LOSSES, Certificate
-from hf_dynasor.scheduler.policy_file import load_policy
+from hf_dynasor.scheduler.policy_file import PolicyFile, load_policy
 
 EXIT_BROKEN = 3
 EXIT_SHIFTED = 4
@@ -131,6 +137,7 @@ def run_drift(arguments: argparse.Namespace) -> int:
     policy = load_policy(arguments.policy)
     traces = open_traces(arguments.traces)
     report_broken_lines(traces)
+    _warn_of_another_model(policy, find_model(traces))
     report = check_traces(traces, policy, options=_read_options(arguments), level=arguments.level)
     print(json.dumps(report.to_dict()) if arguments.json else describe_drift(report))
     if report.is_broken:
@@ -226,6 +233,16 @@ def _add_replay_options(parser: argparse.ArgumentParser, natural: Callable[[str]
     parser.add_argument(
         "--seed", type=natural, default=0, help="seeds draws, pilot and bootstrap (default: 0)"
     )
+
+
+def _warn_of_another_model(policy: PolicyFile, model: str | None) -> None:
+    promised = policy.certificate.model if policy.certificate else None
+    if promised and model and promised != model:
+        print(
+            f"hf-dynasor: the certificate is of model {promised}, but these traces are of {model}: "
+            "the promise does not cover them",
+            file=sys.stderr,
+        )
 
 
 def _read_options(arguments: argparse.Namespace) -> ReplayOptions:
