@@ -7,6 +7,7 @@ ended, so the order in which an engine finishes them changes nothing.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -90,7 +91,7 @@ class TreeProgram(ReasoningProgram):
         self.root = Node(
             name="root", parent=None, piece=Piece(text=""), prompt=prompt, finish_reason=FinishReason.STOP
         )
-        self._num_requests = 0
+        self._num_sent: Counter[int] = Counter()
         self._num_units = 0
         self._num_lost = 0
         self._errors: list[str] = []
@@ -171,15 +172,18 @@ class TreeProgram(ReasoningProgram):
         return sprouts
 
     def _make_request(self, place: Place) -> Generate:
-        name = f"step-{self._num_requests}"
+        # By its unit and its place in it, so that what other units send changes neither its name nor its draws.
+        count = self._num_sent[place.unit]
+        self._num_sent[place.unit] += 1
+        where = (place.unit, count) if count else (place.unit,)
         sampling = replace(
             self.sampling,
             max_new_tokens=self.sampling.max_new_tokens - place.parent.num_path_tokens,
             stop=() if place.is_whole else (self.delimiter,),
-            seed=derive_seed(self.sampling.seed, "step", self._num_requests),
+            seed=derive_seed(self.sampling.seed, "step", *where),
             logprobs=self.sampling.logprobs or self.reward.is_free,
         )
-        self._num_requests += 1
+        name = "-".join(("step", *map(str, where)))
         return Generate(key=self.key(name), prompt=place.parent.prompt, sampling=sampling)
 
     def _read(self, place: Place, completion: Completion) -> tuple[Node, ...]:
