@@ -61,7 +61,8 @@ class WatchSettings:
         policy: What all of this comes to; not an argument.
 
     Raises:
-        ConfigurationError: A rule that reads entropies or a policy that cannot be used, an unknown exit, a limit below 1.
+        ConfigurationError: No tokenizer, unknown markers or exit, a rule that reads entropies, a policy that cannot
+            be used, a limit below 1.
     """
 
     tokenizer: Any
@@ -78,6 +79,7 @@ class WatchSettings:
 
     def __post_init__(self) -> None:
         check_at_least("max_answer_tokens", self.max_answer_tokens, 1)
+        find_think_markers(self.tokenizer, markers=self.markers)  # checks both
         if self.exit is not None and self.exit not in get_args(ExitStyle):
             raise name_unknown("exit", self.exit, get_args(ExitStyle))
         found = resolve_policy(self.rule, self.tokenizer)

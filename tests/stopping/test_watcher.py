@@ -218,6 +218,10 @@ def test_an_engine_that_never_answers_is_given_up_and_nothing_runs_on(tokenizer)
 def test_bad_options_raise_with_value_range_and_fix(tokenizer):
     with pytest.raises(ConfigurationError, match="Use AnswerConsistency"):
         WatchSettings(tokenizer=tokenizer, rule=EntropyAfterThinking())
+    with pytest.raises(ConfigurationError, match="tokenizer = None"):
+        WatchSettings(tokenizer=None)
+    with pytest.raises(ConfigurationError, match="think marker '<a>'"):
+        WatchSettings(tokenizer=tokenizer, markers=("<a>", "</a>"))
     with pytest.raises(ConfigurationError, match="at least 1"):
         WatchSettings(tokenizer=tokenizer, max_answer_tokens=0)
     with pytest.raises(ConfigurationError, match="logprobs=True"):
