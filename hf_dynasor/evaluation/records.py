@@ -184,6 +184,8 @@ class ProgramTrace:
             raise InputError(f"schema is {schema!r}, expected {SCHEMA!r}")
         if "error" in values:
             raise InputError(f"the run of this question failed: {values['error']}")
+        if not isinstance(values.get("reference"), str) or not values["reference"].strip():
+            raise InputError(f"no label: reference is {values.get('reference')!r}, expected the right answer")
         try:
             values["completions"] = tuple(map(RecordedCompletion.from_dict, values["completions"]))
             values["paths"] = tuple(map(RecordedPath.from_dict, values["paths"]))
