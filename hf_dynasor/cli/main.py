@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hf_dynasor.cli import calibrations, commands, replays
+from hf_dynasor.cli import calibrations, commands, replays, serve
 from hf_dynasor.cli.options import add_model_options, add_program_options, non_negative, positive
 from hf_dynasor.errors import EngineError, HFDynasorError
 
@@ -78,7 +78,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_replay(subparsers)
     _add_calibrate(subparsers)
     _add_drift(subparsers)
+    _add_serve(subparsers)
     return parser
+
+
+def _add_serve(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add_command(
+        subparsers, "serve", "serve a model over HTTP, OpenAI's API and programs", serve.EPILOG
+    )
+    serve.add_serve_options(parser)
 
 
 def _add_solve(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
+from hf_dynasor import __version__
 from hf_dynasor.clock import Clock, MonotonicClock
 from hf_dynasor.engine import Engine
 from hf_dynasor.errors import HFDynasorError
@@ -22,7 +24,10 @@ from hf_dynasor.serving.http.chat import answer_chat
 from hf_dynasor.serving.http.chat_programs import answer_program_chat
 from hf_dynasor.serving.http.completions import answer_completion
 from hf_dynasor.serving.http.errors import ApiError, not_found, translate
+from hf_dynasor.serving.http.gate import BodyLimit, Gate, RequestIds
+from hf_dynasor.serving.http.metrics import Metrics
 from hf_dynasor.serving.http.model_info import ServedModel
+from hf_dynasor.serving.http.operations import add_operations, make_cache_reader, read_state
 from hf_dynasor.serving.http.settings import ServerSettings
 from hf_dynasor.serving.http.state import ServerState
 from hf_dynasor.serving.http.watching import until_disconnect
@@ -46,31 +51,54 @@ def create_app(
         wall_time: Unix seconds, for the times in answers.
     """
     settings = settings or ServerSettings()
+    clock = clock or MonotonicClock()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.server = ServerState(
-            settings=settings,
-            engine=engine,
-            model=model,
-            clock=clock or MonotonicClock(),
-            admission=Admission(max_running=settings.max_running, max_waiting=settings.max_waiting),
-            pump=EventPump(asyncio.get_running_loop()),
-        )
+        app.state.server = _make_state(engine, model, settings, clock)
         yield
 
-    app = FastAPI(title="hf_dynasor", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="hf_dynasor", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.wall_time = wall_time
+    _add_middleware(app, settings, clock)
     _add_error_handlers(app)
     _add_openai_routes(app)
     _add_token_routes(app)
+    add_operations(app)
     return app
 
 
-def read_state(request: Request) -> ServerState:
-    """The server that a request came to."""
-    state: ServerState = request.app.state.server
-    return state
+def _make_state(engine: Engine, model: ServedModel, settings: ServerSettings, clock: Clock) -> ServerState:
+    admission = Admission(max_running=settings.max_running, max_waiting=settings.max_waiting)
+    metrics = Metrics(
+        num_running=lambda: admission.num_running,
+        num_waiting=lambda: admission.num_waiting,
+        read_cache=make_cache_reader(engine),
+    )
+    return ServerState(
+        settings=settings,
+        engine=engine,
+        model=model,
+        clock=clock,
+        admission=admission,
+        pump=EventPump(asyncio.get_running_loop()),
+        metrics=metrics,
+    )
+
+
+def _add_middleware(app: FastAPI, settings: ServerSettings, clock: Clock) -> None:
+    """The last one added sees a request first."""
+    app.add_middleware(Gate, settings=settings, clock=clock)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allowed_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id"],
+        )
+    app.add_middleware(RequestIds, clock=clock)
 
 
 def _add_openai_routes(app: FastAPI) -> None:

@@ -14,6 +14,7 @@ from hf_dynasor.core import Cancel, Command, Completion, Event, Request, Request
 from hf_dynasor.engine import Engine
 from hf_dynasor.errors import EngineTimeoutError, HFDynasorError
 from hf_dynasor.serving.http.errors import overloaded
+from hf_dynasor.serving.http.metrics import RequestLife
 
 
 class EventPump:
@@ -38,6 +39,11 @@ class EventPump:
             self._is_scheduled = True
         self._loop.call_soon_threadsafe(self._drain)
 
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Have a function called in the loop soon. From any thread or signal."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function)
+
     def _drain(self) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, deque()
@@ -52,8 +58,9 @@ class Channel:
     Its queue holds at most the events of its own requests, which their token limits bound.
     """
 
-    def __init__(self, engine: Engine, pump: EventPump) -> None:
+    def __init__(self, engine: Engine, pump: EventPump, life: RequestLife) -> None:
         self._engine, self._pump = engine, pump
+        self.life = life
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._in_flight: set[RequestKey] = set()
         self._is_closed = False

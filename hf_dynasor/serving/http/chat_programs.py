@@ -64,12 +64,17 @@ class ProgramChat:
             ApiError: 504, the time is over.
         """
         limit = self.state.settings.request_timeout_s
-        async with self.state.open_channel(self.units, priority=self.body.priority):
+        async with self.state.open_channel(self.units, priority=self.body.priority) as channel:
             events = follow_program(
                 self.program, self.state.engine, self.policy, timeout_s=limit, silence_s=SILENCE_S
             )
             try:
                 async for event in events:
+                    if event is not None and event.answer is not None:
+                        channel.life.finish(event.answer.usage, [event.answer.stop_reason.value])
+                        self.state.metrics.count_program(
+                            self.program.name, event.answer, channel.life.seconds
+                        )
                     yield event
             except asyncio.TimeoutError:
                 raise timed_out(limit) from None

@@ -12,6 +12,7 @@ from hf_dynasor.errors import EngineError
 from hf_dynasor.serving.http.branches import Branch, Piece
 from hf_dynasor.serving.http.bridge import Channel, check_time
 from hf_dynasor.serving.http.reasoning import ReasoningSplitter, Split
+from hf_dynasor.serving.http.shapes import name_finish
 from hf_dynasor.stopping import RowThinking
 
 SILENCE_S = 1.0
@@ -105,9 +106,11 @@ async def run_choices(
         piece, commands = _receive(choice, event)
         if commands:
             await channel.send(_claim(choice, commands, owners))
+        channel.life.note_tokens(choice.index, len(piece.token_ids))
         if choice.is_done:
             left.discard(choice)
         yield Update(choice, piece, choice.take(piece))
+    channel.life.finish(sum_usage(choices), [name_finish(choice.completion) for choice in choices])
 
 
 def sum_usage(choices: Sequence[Choice]) -> Usage:

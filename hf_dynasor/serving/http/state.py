@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,10 +10,11 @@ from dataclasses import dataclass, field
 
 from hf_dynasor.clock import Clock
 from hf_dynasor.engine import Engine
-from hf_dynasor.errors import EngineError
+from hf_dynasor.errors import EngineError, HFDynasorError
 from hf_dynasor.serving.http.branches import Switch
 from hf_dynasor.serving.http.bridge import Admission, Channel, EventPump
-from hf_dynasor.serving.http.errors import unavailable
+from hf_dynasor.serving.http.errors import ApiError, unavailable
+from hf_dynasor.serving.http.metrics import Metrics, RequestLife
 from hf_dynasor.serving.http.model_info import ServedModel
 from hf_dynasor.serving.http.settings import ServerSettings
 
@@ -30,6 +32,7 @@ class ServerState:
         clock: Time, for limits and measurements.
         admission: Room.
         pump: Brings the engine's events into the loop.
+        metrics: What is measured.
         switches: Running chat completions whose thinking can be ended, by id.
         is_draining: Whether the server takes no more requests.
     """
@@ -40,6 +43,7 @@ class ServerState:
     clock: Clock
     admission: Admission
     pump: EventPump
+    metrics: Metrics
     switches: dict[str, Switch] = field(default_factory=dict)
     is_draining: bool = False
 
@@ -54,15 +58,31 @@ class ServerState:
 
     @asynccontextmanager
     async def open_channel(self, units: int, *, priority: int | None = None) -> AsyncIterator[Channel]:
-        """Wait for room, then a channel to the engine; both are given back at the end."""
-        self.check_ready()
-        async with self.admission.admit(units, priority=priority or 0):
+        """Wait for room, then a channel to the engine; both are given back at the end.
+
+        How it went is told to the metrics: whoever uses the channel tells them a good end.
+        """
+        life = RequestLife(self.metrics, self.clock)
+        try:
             self.check_ready()
-            channel = Channel(self.engine, self.pump)
-            try:
-                yield channel
-            finally:
-                channel.close()
+            async with self.admission.admit(units, priority=priority or 0):
+                self.check_ready()
+                life.note_admission()
+                channel = Channel(self.engine, self.pump, life)
+                try:
+                    yield channel
+                finally:
+                    channel.close()
+        except ApiError as error:
+            kind = self.metrics.admission_rejections if error.status == 429 else self.metrics.request_failure
+            kind.labels(error.code or str(error.status)).inc()
+            raise
+        except HFDynasorError as error:
+            life.fail(type(error).__name__)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            life.fail("cancelled")
+            raise
 
 
 def make_id(prefix: str) -> str:

@@ -1,0 +1,128 @@
+"""`hf-dynasor serve`: the HTTP server over one model."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from hf_dynasor.cli.options import add_model_options, add_program_options, make_recipe, positive
+from hf_dynasor.errors import InputError, MissingExtraError
+
+API_KEY_VARIABLE = "HF_DYNASOR_API_KEY"
+
+EPILOG = f"""\
+examples:
+  hf-dynasor serve
+  hf-dynasor serve --model Qwen/Qwen3-0.6B --port 9000
+  hf-dynasor serve --policy calibrated.json --budget 20
+  hf-dynasor serve --api-key-file keys.txt --requests-per-minute 600
+
+Without --model it serves the embedded model. It listens on loopback unless --host says otherwise. API keys come
+from --api-key-file (one a line) or from the variable {API_KEY_VARIABLE}; never from the command line, where other
+users of the machine could read them. SIGTERM lets running requests finish; a second signal ends them."""
+
+
+def add_serve_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `serve`; those of the program are defaults that a request may change."""
+    add_model_options(parser)
+    add_program_options(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: 8000)")
+    parser.add_argument("--served-model-name", metavar="NAME", help="what clients call the model")
+    parser.add_argument("--max-running", type=positive, default=256, help="choices in the engine at once")
+    parser.add_argument("--max-waiting", type=positive, default=512, help="requests that may wait; then 429")
+    parser.add_argument("--max-body-bytes", type=positive, default=4 * 2**20, help="largest request body")
+    parser.add_argument("--request-timeout", type=float, default=600.0, metavar="S", help="then 504")
+    parser.add_argument("--drain-timeout", type=float, default=30.0, metavar="S", help="after SIGTERM")
+    parser.add_argument("--api-key-file", metavar="FILE", help="keys that clients must show, one a line")
+    parser.add_argument("--requests-per-minute", type=positive, help="limit for each key")
+    parser.add_argument("--max-concurrent-per-key", type=positive, help="requests of one key in flight")
+    parser.add_argument("--allowed-origin", action="append", default=[], help="browser origin; repeatable")
+    parser.add_argument("--tls-certificate", metavar="FILE", help="for HTTPS, with --tls-key")
+    parser.add_argument("--tls-key", metavar="FILE", help="for HTTPS, with --tls-certificate")
+    parser.set_defaults(run=run_serve)
+
+
+def run_serve(arguments: argparse.Namespace) -> int:
+    """Load the model, listen, serve until a signal."""
+    recipe = make_recipe(arguments)
+    keys = read_api_keys(arguments.api_key_file)
+    try:
+        from hf_dynasor.serving.http.app import create_app
+        from hf_dynasor.serving.http.run import run_server
+        from hf_dynasor.serving.http.settings import ServerSettings
+    except ImportError as error:
+        raise MissingExtraError(
+            f"The server needs the package {error.name!r}: pip install 'hf-dynasor[serve]'."
+        ) from None
+    from hf_dynasor.serving.http.model_info import ServedModel
+    from hf_dynasor.serving.http.supervisor import SupervisedEngine
+    from hf_dynasor.serving.loading import load_model
+    from hf_dynasor.serving.serve_engine import make_serving_engine
+
+    settings = ServerSettings(
+        model_name=arguments.served_model_name,
+        max_running=arguments.max_running,
+        max_waiting=arguments.max_waiting,
+        max_body_bytes=arguments.max_body_bytes,
+        request_timeout_s=arguments.request_timeout,
+        drain_timeout_s=arguments.drain_timeout,
+        api_keys=keys,
+        requests_per_minute=arguments.requests_per_minute,
+        max_concurrent_per_key=arguments.max_concurrent_per_key,
+        allowed_origins=tuple(arguments.allowed_origin),
+        recipe=recipe,
+    )
+    _log_to_stderr()
+    loaded = load_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
+    engine = SupervisedEngine(
+        lambda: make_serving_engine(loaded, arguments.engine), delay_s=settings.restart_delay_s
+    )
+    try:
+        model = ServedModel(loaded, settings.model_name or loaded.name, int(time.time()))
+        app = create_app(engine, model, settings)
+        run_server(
+            app,
+            settings,
+            host=arguments.host,
+            port=arguments.port,
+            tls_certificate=arguments.tls_certificate,
+            tls_key=arguments.tls_key,
+            on_ready=lambda address: print(f"{engine.name} serves {model.name} on {address}", flush=True),
+        )
+    finally:
+        engine.close()
+    return 0
+
+
+def read_api_keys(path: str | None) -> tuple[str, ...]:
+    """The keys of a file, one a line, and the environment's.
+
+    Raises:
+        InputError: The file cannot be read, or holds no key.
+    """
+    keys = [key] if (key := os.environ.get(API_KEY_VARIABLE)) else []
+    if path is not None:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"Cannot read the API keys in {path}: {error}.") from None
+        found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not found:
+            raise InputError(f"{path} holds no API key. Write one a line, or leave --api-key-file out.")
+        keys += found
+    return tuple(keys)
+
+
+def _log_to_stderr() -> None:
+    """Our own records, one a line; other libraries keep their own levels."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("hf_dynasor")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,29 @@
+"""The engine of a server: continuous batching where it can run the model, since requests come one by one."""
+
+from __future__ import annotations
+
+import logging
+
+from hf_dynasor.engine import Engine
+from hf_dynasor.errors import UnsupportedError
+from hf_dynasor.serving.factory import EngineName, make_engine
+from hf_dynasor.serving.loading import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+
+def make_serving_engine(loaded: LoadedModel, engine: EngineName = "auto") -> Engine:
+    """An engine for requests that come and go.
+
+    Args:
+        loaded: The model.
+        engine: `auto` takes continuous batching, which computes beginnings that requests share only once, and
+            `generate` (after a warning) where that cannot run the model.
+    """
+    if engine != "auto":
+        return make_engine(loaded, engine=engine)
+    try:
+        return make_engine(loaded, engine="continuous")
+    except UnsupportedError as error:
+        logger.warning("Falling back to GenerateEngine: %s", error)
+        return make_engine(loaded, engine="generate")
