@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from hf_dynasor.answers.code import find_code
 from hf_dynasor.answers.fallbacks import FALLBACKS, MAX_SHORT, Span
 from hf_dynasor.answers.keys import AnswerFormat, check_format
 from hf_dynasor.answers.notation import DELIMITED, match_braces
@@ -56,7 +57,8 @@ def find_answer(
         text: The completion. What stands inside `<think>…</think>` is looked at only if nothing follows it.
         format: What is looked for where the text names no answer, unless its thinking was cut off: the last
             number (`"number"`, `"auto"`), the last lone letter (`"choice"`), the last yes or no (`"yes_no"`), the
-            last formula (`"math"`), the last line (`"text"`).
+            last formula (`"math"`), the last brackets with members (`"set"`), the last line (`"text"`). For `"code"`
+            it is the last fenced block, whatever else the text states.
         allow_unclosed: The text may begin inside a box that the prompt opened, and may end before a box is
             closed: take what there is. Meant for probes.
         is_truncated: The completion was cut off by a token limit: only a box or a stated answer counts, since its
@@ -75,6 +77,8 @@ def find_answer(
     """
     check_format(format)
     part = _choose_part(text)
+    if format == "code":
+        return _find_code(part, is_truncated or part.is_cut_off)
     span = _find_span(part.text, format, allow_unclosed, is_truncated or part.is_cut_off)
     if span is None or (answer := _clean(part.text[slice(*span)])) is None:
         return None
@@ -126,6 +130,14 @@ def _choose_part(text: str) -> _Part:
     if not closing:
         return _Part(text=text, is_cut_off="<think>" in text)
     return _Part(text=rest, offset=len(text) - len(rest)) if rest.strip() else _Part(text=thinking)
+
+
+def _find_code(part: _Part, is_truncated: bool) -> FoundAnswer | None:
+    """The last block of code, its layout untouched."""
+    span = find_code(part.text, is_truncated=is_truncated)
+    if span is None or not (answer := part.text[slice(*span)].strip("\n")).strip():
+        return None
+    return FoundAnswer(text=answer, start=part.offset + span[0], end=part.offset + span[1])
 
 
 def _find_span(text: str, format: AnswerFormat, allow_unclosed: bool, is_cut_off: bool) -> Span | None:

@@ -25,6 +25,7 @@ _NEAR_TAIL = 400
 
 _LETTER = re.compile(r"\(([A-Za-z])\)|(?<![\w'’])([B-HJ-Z])(?![\w'’])|(?<![\w'’])(A)(?=[).:,]|\s*$)")
 _TRUTH = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
+_MEMBERS = re.compile(r"\\?[{(\[][^{}()\[\]\n]{1,400}[})\]]")
 _WORD = re.compile(r"(?<!\\)\b(?!(?:sin|cos|tan|log|ln|exp|sqrt|pi)\b)[A-Za-z]{2,}")
 
 
@@ -84,12 +85,24 @@ def _find_anything(text: str) -> Span | None:
     return _find_short(text) or find_last_number(text)
 
 
+def _find_set(text: str) -> Span | None:
+    """The last brackets with members in them, else the last formula."""
+    return _find_last(_MEMBERS, text) or _find_formula(text)
+
+
+def find_nothing(text: str) -> Span | None:
+    """Nothing: code is found by its own rules, before any other is asked."""
+    return None
+
+
 FALLBACKS = {
     "auto": _find_anything,
     "number": find_last_number,
     "math": _find_formula,
     "choice": _find_letter,
     "yes_no": _find_truth,
+    "set": _find_set,
+    "code": find_nothing,
     "text": _find_line,
 }
 """The fallback of each format, by the format's name."""

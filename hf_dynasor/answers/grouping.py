@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hf_dynasor.answers.formulas import DEFAULT_TIMEOUT
@@ -105,6 +105,16 @@ def group_answers(
         for answer in dict.fromkeys(answers)
         if answer is not None
     }
+    return group_by_keys(answers, keys)
+
+
+def group_by_keys(answers: Sequence[str | None], keys: Mapping[str, AnswerKey]) -> AnswerGroups:
+    """Divides answers into groups of equal keys.
+
+    Args:
+        answers: Extracted answers; `None` is a missing one.
+        keys: The key of each answer; one with an empty value is missing too.
+    """
     places: dict[AnswerKey, list[int]] = {}
     missing = []
     for index, answer in enumerate(answers):

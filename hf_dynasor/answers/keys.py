@@ -13,13 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from hf_dynasor.answers.code import MAX_CODE, canonicalise_code
 from hf_dynasor.answers.formulas import DEFAULT_TIMEOUT, FORMULAS, is_safe
+from hf_dynasor.answers.members import split_members
 from hf_dynasor.answers.notation import Shape, parse_shape, tidy, unwrap
 from hf_dynasor.answers.numeric import find_numbers, parse_integer, parse_number, strip_unit
 from hf_dynasor.errors import ConfigurationError, name_unknown
 
-AnswerFormat: TypeAlias = Literal["auto", "number", "math", "choice", "yes_no", "text"]
-AnswerKind: TypeAlias = Literal["number", "math", "choice", "yes_no", "text"]
+AnswerFormat: TypeAlias = Literal["auto", "number", "math", "choice", "yes_no", "set", "code", "text"]
+AnswerKind: TypeAlias = Literal["number", "math", "choice", "yes_no", "set", "code", "text"]
 
 MAX_LEAVES = 64
 MAX_LENGTH = 2000
@@ -34,7 +36,7 @@ class AnswerKey:
         kind: What the answer turned out to be. `"text"` is also the kind of a formula that cannot be computed
             within its bound.
         value: An exact rational (`"18"`, `"1/2"`), the upper-case letter of a choice, `"yes"` or `"no"`, a
-            canonical formula, or casefolded words. Empty where the answer says nothing.
+            canonical formula, a sorted set of members, a digest of code, or casefolded words. Empty where the answer says nothing.
     """
 
     kind: AnswerKind
@@ -83,6 +85,8 @@ def canonicalise(
         raise ConfigurationError(f"Got timeout = {timeout} but expected seconds above 0.")
     if format in ("auto", "number", "math") and (integer := parse_integer(answer)) is not None:
         return AnswerKey(kind="number", value=str(integer))
+    if format == "code":
+        return _read_code(answer)
     if len(answer) > MAX_LENGTH:
         return AnswerKey(kind="text", value=" ".join(answer.casefold().split()))
     return _READERS[format](answer, timeout) or AnswerKey(kind="text", value=_normalise_words(answer))
@@ -128,6 +132,25 @@ def _read_yes_no(answer: str, timeout: float) -> AnswerKey | None:
     return AnswerKey(kind="yes_no", value=_TRUTHS[match[1].casefold()]) if match else None
 
 
+def _read_set(answer: str, timeout: float) -> AnswerKey | None:
+    """Members in any order and any brackets; each is read by itself, and all of them share the time."""
+    members = split_members(unwrap(answer))
+    if len(members) > MAX_LEAVES:
+        return None
+    keys = [canonicalise(member, timeout=timeout / max(1, len(members))) for member in members]
+    values = sorted({f"{key.kind}:{key.value}" for key in keys if key.value})
+    return AnswerKey(kind="set", value="{" + ", ".join(values) + "}") if values or not members else None
+
+
+def _read_code(answer: str) -> AnswerKey:
+    """The tree of Python code; of any other code its lines, without what stands after and before them."""
+    digest = canonicalise_code(answer)
+    if digest is not None:
+        return AnswerKey(kind="code", value=digest)
+    lines = [" ".join(line.split()) for line in answer[:MAX_CODE].splitlines()]
+    return AnswerKey(kind="text", value="\n".join(line for line in lines if line))
+
+
 def _read_text(answer: str, timeout: float) -> AnswerKey | None:
     return None
 
@@ -138,6 +161,7 @@ _READERS = {
     "math": _read_math,
     "choice": _read_choice,
     "yes_no": _read_yes_no,
+    "set": _read_set,
     "text": _read_text,
 }
 

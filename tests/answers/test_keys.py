@@ -101,7 +101,9 @@ def test_numbers_too_long_to_be_meant_are_text() -> None:
 
 
 def test_an_unknown_format_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match=r"'maths'.*auto, choice, math, number, text, yes_no"):
+    with pytest.raises(
+        ConfigurationError, match=r"'maths'.*auto, choice, code, math, number, set, text, yes_no"
+    ):
         canonicalise("1", format="maths")  # type: ignore[arg-type]
 
 
