@@ -31,9 +31,8 @@ class Repair(ReasoningProgram):
             kept = steps[: rewards.index(min(rewards))]
             prompt = Prompt((*self.prompt.segments, *(step.segment for step in kept)))
             sampling = replace(self.sampling, seed=derive_seed(self.sampling.seed, number), logprobs=True)
-            completion = yield (
-                Generate(key=self.key(f"attempt-{number}"), prompt=prompt, sampling=sampling),
-            )
+            key = self.key(f"attempt-{number}")
+            completion = yield (Generate(key=key, prompt=prompt, sampling=sampling),)
             steps = [*kept, *read_piece(completion, "\n\n").cut("\n\n")]
             rewards = [LikelihoodReward().read_piece(step) or 0.0 for step in steps]
             self.chains.append((rewards, steps, extract_answer("".join(step.text for step in steps))))
@@ -56,6 +55,4 @@ if __name__ == "__main__":
         answer = run(program, engine, Even())
         for rewards, steps, _ in program.chains:
             print(f"{min(rewards):.2f}  " + "  ".join(step.text.strip() for step in steps))
-        print(
-            f"answer {answer.text}, {answer.usage.net_tokens} net tokens, reward {answer.certaindex.reward:.2f}"
-        )
+        print(f"answer {answer.text}, {answer.usage.net_tokens} net tokens")
