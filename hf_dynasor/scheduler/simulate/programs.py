@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hf_dynasor.certaindex import Certaindex, agreement, normalised_entropy
 from hf_dynasor.core import Usage
 from hf_dynasor.errors import ProgramError
 from hf_dynasor.grants import AllocationPolicy, GrantRecord, Knob
-from hf_dynasor.scheduler.simulate.workload import RecordedBranch, RecordedQuestion
+from hf_dynasor.scheduler.simulate.workload import RecordedBranch, RecordedQuestion, Workload
 
 
 class SimulatedProgram:
@@ -106,4 +108,43 @@ class SimulatedProgram:
         )
 
 
-__all__ = ["SimulatedProgram"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocationReplay:
+    """What an allocation costs and answers on a workload, without any engine.
+
+    Args:
+        accuracy: Share of the programs that are right.
+        num_tokens: Mean tokens of a program.
+    """
+
+    accuracy: float
+    num_tokens: float
+
+
+def replay_allocation(
+    workload: Workload, policy: AllocationPolicy, *, draws: int = 1, seed: int = 0
+) -> AllocationReplay:
+    """Run every question's program so many times, each with a random order of its branches."""
+    programs = [
+        _run_alone(question, workload, policy, random.Random(f"{seed}/{draw}/{position}"))
+        for position, question in enumerate(workload.questions)
+        for draw in range(draws)
+    ]
+    return AllocationReplay(
+        accuracy=sum(program.is_right() for program in programs) / len(programs),
+        num_tokens=sum(program.num_tokens for program in programs) / len(programs),
+    )
+
+
+def _run_alone(
+    question: RecordedQuestion, workload: Workload, policy: AllocationPolicy, rng: random.Random
+) -> SimulatedProgram:
+    branches = rng.sample(question.branches, workload.budget)
+    program = SimulatedProgram(question, branches, policy, workload.unit)
+    while indices := program.ask():
+        for index in indices:
+            program.note_finished(index)
+    return program
+
+
+__all__ = ["AllocationReplay", "SimulatedProgram", "replay_allocation"]

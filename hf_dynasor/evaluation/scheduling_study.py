@@ -1,0 +1,234 @@
+"""Compares ways of scheduling in the simulator: sustained rates, tightest deadlines, accuracy (paper §5).
+
+A contender is an order together with an allocation. All contenders see the same programs, arrivals and recorded
+branches. Deadline of a program: SLO scale times difficulty times base, where the base is the mean latency of a
+program that has the engine to itself at its full budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from hf_dynasor.certaindex import Thresholds
+from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.grants import AllocationPolicy
+from hf_dynasor.scheduler import Ageing, Even, Limits, StaticThreshold, make_scheduling_policy
+from hf_dynasor.scheduler.policies import SchedulingPolicy
+from hf_dynasor.scheduler.simulate import (
+    LARGE_MODEL,
+    EngineModel,
+    Poisson,
+    Simulation,
+    SimulationResult,
+    Workload,
+)
+from hf_dynasor.scheduler.simulate.programs import replay_allocation
+
+DETECT_AT = (2, 3, 4, 5, 8)
+ENTROPIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.9)
+MAX_WAIT_IN_BASES = 50.0
+"""Ageing in the study: so many times the base. Long, so that the orders themselves are compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One way of serving.
+
+    Args:
+        name: For tables, such as `gang_sjf + certaindex`.
+        scheduling: Who goes first.
+        allocation: How much each program is granted.
+        knows_lengths: Whether it is the oracle.
+    """
+
+    name: str
+    scheduling: SchedulingPolicy
+    allocation: AllocationPolicy
+    knows_lengths: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Where contenders meet.
+
+    Args:
+        workload: What programs cost and answer.
+        base: Seconds of a deadline at scale 1 and difficulty 1.
+        num_programs: Programs of a run.
+        engine: How long a step takes.
+        limits: What a step may use.
+        seed: Of arrivals and draws.
+    """
+
+    workload: Workload
+    base: float
+    num_programs: int = 800
+    engine: EngineModel = LARGE_MODEL
+    limits: Limits = field(default_factory=lambda: Limits(max_requests=64, num_blocks=25_000))
+    seed: int = 0
+
+    def run(self, contender: Contender, rate: float, scale: float | None = None) -> SimulationResult:
+        """All programs at a rate of arrivals a second; deadlines of a scale are shown to the scheduler."""
+        return Simulation(
+            workload=self.workload,
+            arrivals=Poisson(rate=rate),
+            num_programs=self.num_programs,
+            scheduling=contender.scheduling,
+            allocation=contender.allocation,
+            engine=self.engine,
+            limits=self.limits,
+            ageing=Ageing(max_wait_s=MAX_WAIT_IN_BASES * self.base),
+            slo_scale=scale,
+            slo_base=self.base,
+            seed=self.seed,
+            knows_lengths=contender.knows_lengths,
+        ).run()
+
+    def attainment(self, contender: Contender, rate: float, scale: float) -> float:
+        """Share of the programs that meet their deadlines."""
+        return self.run(contender, rate, scale).attainment(scale, self.base)
+
+    def sustained_rate(
+        self, contender: Contender, scale: float, *, share: float = 0.9, start: float, precision: float = 0.03
+    ) -> float | None:
+        """The highest rate at which this share meets its deadlines; `None` where none does.
+
+        Args:
+            contender: Who serves.
+            scale: SLO scale.
+            share: Of the programs.
+            start: Where to begin to look.
+            precision: Relative width at which the search ends.
+        """
+        low, high = start, start
+        is_met = self.attainment(contender, start, scale) >= share
+        for _ in range(12):
+            if is_met:
+                low, high = high, high * 1.6
+                if self.attainment(contender, high, scale) < share:
+                    break
+            else:
+                low, high = low / 1.6, low
+                if self.attainment(contender, low, scale) >= share:
+                    break
+        else:
+            return None
+        while high / low > 1 + precision:
+            middle = math.sqrt(low * high)
+            if self.attainment(contender, middle, scale) >= share:
+                low = middle
+            else:
+                high = middle
+        return low
+
+
+def measure_alone(workload: Workload, engine: EngineModel, limits: Limits, *, seed: int = 0) -> float:
+    """Mean latency of a program that has the engine to itself, at its full budget, in seconds."""
+    slow = Simulation(
+        workload=workload,
+        arrivals=Poisson(rate=1e-9),
+        num_programs=min(100, len(workload.questions)),
+        scheduling=make_scheduling_policy("fcfs"),
+        allocation=Even(),
+        engine=engine,
+        limits=limits,
+        ageing=Ageing(max_wait_s=math.inf),
+        seed=seed,
+    )
+    return slow.run().mean_latency
+
+
+def split_workload(workload: Workload) -> tuple[Workload, Workload]:
+    """Calibration questions (every second one) and the others, on which figures are taken."""
+    count = len(workload.questions)
+    return workload.keep(range(0, count, 2), ""), workload.keep(range(1, count, 2), "")
+
+
+def calibrate_static(
+    workload: Workload, *, draws: int = 4, max_loss: float = 0.0
+) -> tuple[StaticThreshold, float]:
+    """The threshold and detection point with fewest tokens that lose no more accuracy than this on a workload.
+
+    Returns:
+        The policy, and the share of the tokens that it saved there.
+
+    Raises:
+        ConfigurationError: None is as accurate as the full budget.
+    """
+    full = replay_allocation(workload, Even(), draws=draws)
+    best: tuple[float, StaticThreshold] | None = None
+    for detect_at in DETECT_AT:
+        if detect_at >= workload.budget:
+            continue
+        for entropy in ENTROPIES:
+            policy = StaticThreshold(thresholds=Thresholds(entropy=entropy), detect_at=detect_at)
+            replayed = replay_allocation(workload, policy, draws=draws)
+            if replayed.accuracy >= full.accuracy - max_loss and (
+                best is None or replayed.num_tokens < best[0]
+            ):
+                best = (replayed.num_tokens, policy)
+    if best is None:
+        raise ConfigurationError(
+            f"No threshold loses at most {max_loss} of accuracy on workload {workload.name!r}."
+        )
+    return best[1], 1 - best[0] / full.num_tokens
+
+
+def make_contenders(certain: AllocationPolicy, names: Sequence[str] = ()) -> dict[str, Contender]:
+    """The paper's baselines and ablations, ours, and the oracle, by name.
+
+    Args:
+        certain: The allocation of those with certaindex.
+        names: Which of them; all by default.
+    """
+    plain = [(name, name, Even(), False) for name in ("lpm", "app_fifo", "gang", "gang_sjf")]
+    with_certaindex = [
+        (f"{name} + certaindex", name, certain, False)
+        for name in ("lpm", "app_fifo", "gang", "gang_sjf", "sjf", "deadline")
+    ]
+    oracle = [("oracle + certaindex", "sjf", certain, True)]
+    made = {
+        name: Contender(
+            name=name,
+            scheduling=make_scheduling_policy(policy),
+            allocation=allocation,
+            knows_lengths=knows,
+        )
+        for name, policy, allocation, knows in (*plain, *with_certaindex, *oracle)
+    }
+    unknown = [name for name in names if name not in made]
+    if unknown:
+        raise ConfigurationError(f"Unknown contender {unknown[0]!r}. Known: {', '.join(made)}.")
+    return {name: made[name] for name in (names or made)}
+
+
+def prepare_study(
+    workload: Workload,
+    *,
+    num_programs: int = 800,
+    engine: EngineModel = LARGE_MODEL,
+    limits: Limits | None = None,
+    seed: int = 0,
+) -> tuple[Study, StaticThreshold]:
+    """A study on one half of a workload's questions, and the allocation that the other half calibrated."""
+    limits = limits or Limits(max_requests=64, num_blocks=25_000)
+    calibration, test = split_workload(workload)
+    certain, _ = calibrate_static(calibration)
+    base = measure_alone(test, engine, limits, seed=seed)
+    study = Study(
+        workload=test, base=base, num_programs=num_programs, engine=engine, limits=limits, seed=seed
+    )
+    return study, replace(certain, name="calibrated")
+
+
+__all__ = [
+    "Contender",
+    "Study",
+    "calibrate_static",
+    "make_contenders",
+    "measure_alone",
+    "prepare_study",
+    "split_workload",
+]

@@ -1,0 +1,378 @@
+"""The simulator: exact on small cases, equal to a step-by-step run, the same for the same seed."""
+
+import json
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_dynasor.certaindex import Thresholds
+from hf_dynasor.core import RequestKey
+from hf_dynasor.errors import ConfigurationError, InputError
+from hf_dynasor.scheduler import (
+    SCHEDULING_POLICIES,
+    Ageing,
+    Even,
+    Limits,
+    ProgramSpec,
+    RequestSpec,
+    Scheduler,
+    StaticThreshold,
+    make_scheduling_policy,
+)
+from hf_dynasor.scheduler.simulate import (
+    LARGE_MODEL,
+    Bursts,
+    EngineModel,
+    Poisson,
+    RecordedArrivals,
+    RecordedBranch,
+    RecordedQuestion,
+    Simulation,
+    StepRow,
+    Workload,
+    at_once,
+    fit_engine,
+    quantile,
+    read_step_rows,
+    read_workload,
+    write_workload,
+)
+from hf_dynasor.scheduler.simulate.programs import SimulatedProgram, replay_allocation
+
+MILLISECOND_STEPS = EngineModel(base=0.001)
+POLICIES = sorted(SCHEDULING_POLICIES)
+
+
+def make_question(name, lengths, *, groups=None, right=0, prompt=4):
+    groups = groups or [0] * len(lengths)
+    branches = tuple(
+        RecordedBranch(num_tokens=length, group=group, is_correct=group == right)
+        for length, group in zip(lengths, groups, strict=True)
+    )
+    return RecordedQuestion(id=name, prompt_tokens=prompt, branches=branches)
+
+
+def make_random_workload(seed, *, num_questions=12, budget=6):
+    rng = random.Random(seed)
+    questions = tuple(
+        make_question(
+            f"q{index}",
+            [rng.randint(1, 30) for _ in range(budget + 2)],
+            groups=[rng.choice([0, 0, 0, 1, 2, None]) for _ in range(budget + 2)],
+            prompt=rng.randint(1, 40),
+        )
+        for index in range(num_questions)
+    )
+    return Workload(name="random", budget=budget, questions=questions)
+
+
+def make_simulation(workload, policy="gang_sjf", **options):
+    defaults = {
+        "arrivals": Poisson(rate=40.0),
+        "num_programs": 30,
+        "allocation": StaticThreshold(thresholds=Thresholds(entropy=0.6), detect_at=3),
+        "engine": EngineModel(base=0.002, per_request=1e-4, per_context=1e-6, per_prefill=1e-5),
+        "limits": Limits(max_requests=6, max_tokens=48, num_blocks=60, page_size=4, headroom_steps=8),
+        "slo_scale": 2.0,
+        "slo_base": 0.1,
+    }
+    return Simulation(workload=workload, scheduling=make_scheduling_policy(policy), **(defaults | options))
+
+
+def test_two_slots_two_programs_gang_takes_6_5_ms():
+    """The paper's example (§4). A prompt of one token is computed with the first token, so 4 tokens are 4 steps."""
+    questions = (make_question("P1", [4, 4], prompt=1), make_question("P2", [5, 5], prompt=1))
+    workload = Workload(name="example", budget=2, questions=questions)
+    for seed in range(20):
+        result = make_simulation(
+            workload, "gang", arrivals=at_once(2), num_programs=2, allocation=Even(), engine=MILLISECOND_STEPS,
+            limits=Limits(max_requests=2), seed=seed,
+        ).run()  # fmt: skip
+        if result.outcomes[0].question_id == "P1":
+            assert [outcome.latency for outcome in result.outcomes] == pytest.approx([0.004, 0.009])
+            assert result.mean_latency == pytest.approx(0.0065)
+            return
+    raise AssertionError("No seed puts P1 first.")
+
+
+def run_step_by_step(simulation):
+    """The same programs on the same scheduler, one step at a time, with a clock that adds up each step."""
+    rng = random.Random(f"{simulation.seed}/arrivals")
+    times = simulation.arrivals.draw(simulation.num_programs, rng)
+    order = random.Random(f"{simulation.seed}/questions")
+    count, drawn = len(simulation.workload.questions), []
+    while len(drawn) < len(times):
+        drawn.extend(order.sample(range(count), count))
+    from hf_dynasor.scheduler.estimates import WorkEstimator
+
+    scheduler = Scheduler(
+        simulation.scheduling,
+        limits=simulation.limits,
+        ageing=simulation.ageing,
+        estimator=WorkEstimator(prior_tokens=simulation.workload.mean_branch_tokens),
+    )
+    programs, ends, now, arrived = {}, {}, 0.0, 0
+
+    def submit(name, indices, time):
+        program = programs[name]
+        for index in indices:
+            request = RequestSpec(
+                key=RequestKey(program_id=name, request_id=str(index)),
+                prompt_tokens=program.question.prompt_tokens,
+                max_tokens=program.branches[index].num_tokens,
+            )
+            scheduler.submitted(request, time)
+
+    while len(ends) < len(times):
+        while arrived < len(times) and times[arrived] <= now:
+            question = simulation.workload.questions[drawn[arrived]]
+            branches = random.Random(f"{simulation.seed}/{arrived}").sample(
+                question.branches, simulation.workload.budget
+            )
+            name, time = str(arrived), times[arrived]
+            programs[name] = SimulatedProgram(question, branches, simulation.allocation, "samples")
+            deadline = time + simulation.slo_scale * question.difficulty * simulation.slo_base
+            scheduler.program_submitted(
+                ProgramSpec(program_id=name, kind="random", planned_units=len(branches), deadline=deadline),
+                time,
+            )
+            submit(name, programs[name].ask(), time)
+            arrived += 1
+        plan = scheduler.plan_step(now)
+        if plan.is_empty:
+            now = times[arrived]
+            continue
+        context = scheduler.num_context_tokens
+        now += simulation.engine.time_step(len(plan.decode), context, plan.num_prefill_tokens)
+        scheduler.advance()
+        ran = [*plan.decode, *(chunk.key for chunk in plan.prefill if chunk.is_last)]
+        for key in ran:
+            program = programs[key.program_id]
+            if scheduler.count_generated(key) < program.branches[int(key.request_id)].num_tokens:
+                continue
+            scheduler.finished(key, now)
+            if program.note_finished(int(key.request_id)):
+                scheduler.certaindex_updated(key.program_id, program.certaindex, now)
+                if indices := program.ask():
+                    submit(key.program_id, indices, now)
+                else:
+                    scheduler.program_finished(key.program_id, now)
+                    ends[key.program_id] = now
+    return [ends[str(index)] for index in range(len(times))]
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "deadline"])
+def test_jumping_from_event_to_event_gives_the_times_of_a_step_by_step_run(policy):
+    """`deadline` is left out: it looks at the engine's pace, whose mean depends on how often it is asked."""
+    for seed in range(3):
+        simulation = make_simulation(
+            make_random_workload(seed), policy, seed=seed, ageing=Ageing(max_wait_s=1.0)
+        )
+        ends = [outcome.finished_at for outcome in simulation.run().outcomes]
+        assert ends == pytest.approx(run_step_by_step(simulation), rel=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(policy=st.sampled_from(POLICIES), seed=st.integers(0, 1000))
+def test_every_program_ends_once_and_costs_and_answers_the_same_under_every_order(policy, seed):
+    workload = make_random_workload(seed)
+    result = make_simulation(workload, policy, seed=seed).run()
+    first = make_simulation(workload, "fcfs", seed=seed).run()
+    assert len(result.outcomes) == 30
+    assert result.num_requests == sum(outcome.num_units for outcome in result.outcomes)
+    for ours, theirs in zip(result.outcomes, first.outcomes, strict=True):
+        assert (ours.num_tokens, ours.is_correct, ours.arrived_at) == (
+            theirs.num_tokens,
+            theirs.is_correct,
+            theirs.arrived_at,
+        )
+        assert ours.arrived_at <= ours.started_at < ours.finished_at
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_same_seed_gives_the_same_result_and_another_one_another(policy):
+    workload = make_random_workload(1)
+    first, second, other = (make_simulation(workload, policy, seed=seed).run() for seed in (5, 5, 6))
+    assert first == second
+    assert json.dumps(first.summary()) == json.dumps(second.summary())
+    assert first != other
+
+
+def test_with_certaindex_an_agreeing_program_stops_at_the_detection_point():
+    agreeing = make_question("q", [10] * 6)
+    policy = StaticThreshold(detect_at=3)
+    workload = Workload(name="one", budget=6, questions=(agreeing,))
+    result = make_simulation(workload, num_programs=1, allocation=policy).run()
+    assert result.outcomes[0].num_units == 3
+    split = make_question("q", [10] * 6, groups=[0, 1, 2, 3, 4, 5])
+    workload = Workload(name="one", budget=6, questions=(split,))
+    assert make_simulation(workload, num_programs=1, allocation=policy).run().outcomes[0].num_units == 6
+
+
+def test_a_simulated_program_reads_what_self_consistency_reads():
+    """A branch without an answer is a group of its own, and never the majority."""
+    question = make_question("q", [5] * 4, groups=[None, None, 1, 2], right=1)
+    program = SimulatedProgram(question, question.branches, Even(), "samples")
+    for index in program.ask():
+        program.note_finished(index)
+    assert program.certaindex.entropy == pytest.approx(0.0)
+    assert program.trace[-1].groups == (0, 1, 2, 3)
+    assert program.is_right()
+    silent = make_question("q", [5] * 2, groups=[None, None])
+    program = SimulatedProgram(silent, silent.branches, Even(), "samples")
+    for index in program.ask():
+        program.note_finished(index)
+    assert program.certaindex.agreement is None
+    assert not program.is_right()
+
+
+def test_difficulty_comes_from_the_success_of_the_branches():
+    makes = {1: [0, 0], 2: [0, 1], 3: [1, 1]}
+    for difficulty, groups in makes.items():
+        assert make_question("q", [1, 1], groups=groups).difficulty == difficulty
+
+
+def test_the_oracle_beats_the_estimate_on_programs_of_very_different_length():
+    rng = random.Random(3)
+    questions = tuple(
+        make_question(f"q{index}", [rng.choice([2, 2, 2, 90])] * 4, groups=[0, 1, 2, 3])
+        for index in range(20)
+    )
+    workload = Workload(name="mixed", budget=4, questions=questions)
+    options = {"num_programs": 40, "arrivals": at_once(40), "allocation": Even()}
+    blind = make_simulation(workload, "sjf", **options).run()
+    oracle = make_simulation(workload, "sjf", knows_lengths=True, **options).run()
+    first = make_simulation(workload, "fcfs", **options).run()
+    assert oracle.mean_latency < 0.8 * first.mean_latency
+    assert oracle.mean_latency < blind.mean_latency
+
+
+def test_arrivals_have_their_rates():
+    for arrivals in (Poisson(rate=4.0), Bursts(rate=4.0, size=5)):
+        times = arrivals.draw(4000, random.Random(0))
+        assert times == sorted(times)
+        assert times[-1] == pytest.approx(1000, rel=0.1)
+    assert len(set(Bursts(rate=1.0, size=5).draw(20, random.Random(0)))) == 4
+    assert RecordedArrivals(times=(0.0, 2.0, 3.0)).draw(2, random.Random(0)) == [0.0, 2.0]
+
+
+def test_poisson_at_another_rate_is_the_same_sequence_scaled():
+    slow, fast = (Poisson(rate=rate).draw(9, random.Random(1)) for rate in (1.0, 4.0))
+    assert [time / 4 for time in slow] == pytest.approx(fast)
+
+
+@given(
+    batch=st.integers(1, 300),
+    context=st.integers(0, 10**6),
+    seconds=st.floats(0, 1000),
+    per_context=st.sampled_from([0.0, 1e-9, 1e-6]),
+)
+def test_steps_until_a_time_are_the_fewest_that_reach_it(batch, context, seconds, per_context):
+    model = EngineModel(base=0.01, per_request=1e-4, per_context=per_context, free_requests=8)
+    steps = model.count_steps(batch, context, seconds, 10**7)
+    assert model.time_steps(batch, context, steps) >= seconds * (1 - 1e-9)
+    if steps > 1:
+        assert model.time_steps(batch, context, steps - 1) < seconds * (1 + 1e-9)
+    single = sum(model.time_step(batch, context + batch * step) for step in range(20))
+    assert model.time_steps(batch, context, 20) == pytest.approx(single)
+
+
+@pytest.mark.parametrize("knee", [0, 16])
+def test_a_fit_finds_the_costs_that_the_steps_were_made_with(knee):
+    true = EngineModel(base=0.02, per_request=3e-4, per_context=2e-7, per_prefill=5e-5, free_requests=knee)
+    rng = random.Random(0)
+    rows = []
+    for _ in range(80):
+        num_requests, context, prompt = rng.randint(1, 128), rng.randint(0, 90_000), rng.choice([0, 0, 300])
+        seconds = true.time_step(num_requests, context, prompt) * rng.uniform(0.98, 1.02)
+        rows.append(
+            StepRow(
+                num_requests=num_requests,
+                num_context_tokens=context,
+                num_prefill_tokens=prompt,
+                seconds=seconds,
+            )
+        )
+    fit = fit_engine(rows)
+    assert fit.model.free_requests == knee
+    assert fit.mean_error < 0.02
+    for name in ("base", "per_request", "per_context", "per_prefill"):
+        assert getattr(fit.model, name) == pytest.approx(getattr(true, name), rel=0.1), name
+
+
+def test_a_fit_never_has_a_negative_cost():
+    rows = [
+        StepRow(num_requests=n, num_context_tokens=0, num_prefill_tokens=0, seconds=0.05 - 1e-4 * n)
+        for n in range(1, 20)
+    ]
+    model = fit_engine(rows, saturating=False).model
+    assert model.per_request == 0.0
+    assert model.base == pytest.approx(0.049, rel=0.02)
+
+
+def test_steps_are_read_from_a_file(tmp_path):
+    row = {"num_requests": 2, "num_context_tokens": 9, "num_prefill_tokens": 0, "seconds": 0.5}
+    path = tmp_path / "steps.jsonl"
+    path.write_text(json.dumps(row) + "\n\n")
+    assert read_step_rows(path) == [StepRow(**row)]
+    path.write_text('{"requests": 2}\n')
+    with pytest.raises(InputError, match="no file of measured steps"):
+        read_step_rows(path)
+    with pytest.raises(InputError, match="Cannot read"):
+        read_step_rows(tmp_path / "missing.jsonl")
+    with pytest.raises(InputError, match="at least 8"):
+        fit_engine([StepRow(**row)])
+
+
+def test_a_workload_survives_its_file(tmp_path):
+    workload = make_random_workload(2)
+    write_workload(workload, tmp_path / "w.json")
+    assert read_workload(tmp_path / "w.json") == workload
+    for text, words in (("{}", "Not a workload"), ("[]", "holds no workload"), ("x", "not JSON")):
+        (tmp_path / "w.json").write_text(text)
+        with pytest.raises(InputError, match=words):
+            read_workload(tmp_path / "w.json")
+
+
+def test_impossible_workloads_and_runs_are_refused():
+    workload = make_random_workload(0)
+    with pytest.raises(InputError, match="lower it"):
+        replace(workload, budget=99)
+    with pytest.raises(InputError, match="no question"):
+        replace(workload, questions=())
+    with pytest.raises(ConfigurationError, match="at least 1"):
+        make_simulation(workload, num_programs=0)
+    with pytest.raises(ConfigurationError, match="above 0"):
+        Poisson(rate=0.0)
+    with pytest.raises(ConfigurationError, match="were recorded"):
+        make_simulation(workload, arrivals=at_once(2), num_programs=3).run()
+    with pytest.raises(ConfigurationError, match="base above 0"):
+        EngineModel(base=0.0)
+
+
+def test_quantiles_and_attainment_count_programs():
+    assert quantile([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0], 0.9) == 9.0
+    result = make_simulation(make_random_workload(4)).run()
+    scale = result.tightest_scale(0.1)
+    assert result.attainment(scale, 0.1) >= 0.9
+    assert result.attainment(scale * 0.999, 0.1) < 0.9
+
+
+def test_replaying_an_allocation_needs_no_engine_and_costs_what_the_simulation_costs():
+    workload = Workload(name="one", budget=3, questions=(make_question("q", [7, 7, 7]),))
+    replayed = replay_allocation(workload, Even())
+    assert (replayed.accuracy, replayed.num_tokens) == (1.0, 21.0)
+
+
+def test_many_requests_on_a_large_engine_end_in_bounded_time():
+    """20,000 requests; a million take as many times longer, since each costs a logarithm."""
+    workload = make_random_workload(7, num_questions=50, budget=20)
+    result = make_simulation(
+        workload, num_programs=1000, allocation=Even(), engine=LARGE_MODEL, limits=Limits(max_requests=256)
+    ).run()
+    assert result.num_requests == 20_000
+    assert math.isfinite(result.mean_latency)
