@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
 
 PRELOADED = (
     "abc", "array", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum",
@@ -131,13 +132,16 @@ def _filter_system_calls() -> bool:
     return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0)
 
 
-def _run(code: str, calls: list[str]) -> list[dict[str, str]]:
+def _run(code: str, calls: list[str]) -> Iterator[dict[str, str]]:
+    """One result at a time, so that what was said before a limit struck is kept."""
     names: dict[str, object] = {"__name__": "candidate"}
     try:
         exec(compile(code, "<candidate>", "exec"), names)
     except BaseException as error:  # noqa: BLE001  (whatever the code raises is what it says)
-        return [{"error": type(error).__name__} for _ in calls]
-    return [_call(call, names) for call in calls]
+        yield from ({"error": type(error).__name__} for _ in calls)
+        return
+    for call in calls:
+        yield _call(call, names)
 
 
 def _call(call: str, names: dict[str, object]) -> dict[str, str]:

@@ -186,12 +186,9 @@ def test_reference_solutions_of_mbpp_pass_their_own_tests_in_the_sandbox():
     rows = random.Random(0).sample(rows, 25)
     passed = 0
     for row in rows:
-        tests = row.get("tests") or row.get("test_list")
-        code = "\n".join([row.get("reference") or row.get("code") or row["answer"], "def check():"])
-        code += (
-            "".join(f"\n    {line}" for test in tests for line in test.splitlines()) + "\n    return 'passed'"
-        )
-        passed += Sandbox().run(code, ["check()"]).results[0].value == "'passed'"
+        code = f"{row['code']}\ndef check():"
+        code += "".join(f"\n    {line}" for test in row["test_list"] for line in test.splitlines())
+        passed += Sandbox().run(code, ["check()"]).results[0].value == "None"
     assert passed >= 23  # a few use modules that may not be imported
 
 

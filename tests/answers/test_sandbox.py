@@ -60,7 +60,9 @@ def test_files_processes_and_sockets_are_refused(call):
     assert result.error in ("PermissionError", "ModuleNotFoundError", "OSError"), result
 
 
-@pytest.mark.parametrize("call", ["socket(2, 1, 0)", "socket(1, 1, 0)", "fork()", "open(b'/etc/hostname', 0)"])
+@pytest.mark.parametrize(
+    "call", ["socket(2, 1, 0)", "socket(1, 1, 0)", "fork()", "open(b'/etc/hostname', 0)"]
+)
 def test_the_systems_own_calls_are_refused_too(call):
     """Whatever Python module is missing inside, the C library is there: the filter stands below it."""
     (result,) = run("import ctypes\nlibc = ctypes.CDLL(None)", f"libc.{call}").results
