@@ -176,3 +176,22 @@ def test_drift_needs_a_certificate(tmp_path, capsys):
     file.write_text(json.dumps(row))
     assert call("drift", write_run(tmp_path, seed=1), "--policy", file) == 2
     assert "no certificate" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_recorded_run_of_the_embedded_model_is_calibrated_and_followed(tmp_path, capsys):
+    """From questions to traces to a policy to an answer that follows it."""
+    questions, traces, file = (tmp_path / name for name in ("q.jsonl", "t.jsonl", "p.json"))
+    assert call("questions", "--num", 6, "--seed", 3, "--levels", 1) == 0
+    questions.write_text(capsys.readouterr().out)
+    assert call("eval", questions, "--trace", traces, "--budget", 5, "--max-new-tokens", 128, "--json") == 0
+    capsys.readouterr()
+    row = call_json(capsys, "calibrate", traces, "--risk", 0.4, "--confidence", 0.7, "--output", file)
+    certificate = row["policy"]["certificate"]
+    assert (certificate["num_questions"], certificate["budget"]) == (6, 5)
+    replayed = call_json(capsys, "replay", traces, "--policy", file)
+    saved = 1 - replayed["net_tokens"] / replayed["baseline_tokens"]
+    assert saved == pytest.approx(certificate["tokens_saved"]["share"])
+    answer = call_json(capsys, "solve", "What is 7+9?", "--budget", 5, "--policy", file)
+    assert answer["answer"] == "16"
+    assert answer["stop_reason"] == "certain"
