@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TextIO
 
 from hf_dynasor.errors import InputError
-from hf_dynasor.evaluation.policy_specs import parse_policy_spec
+from hf_dynasor.evaluation.policy_specs import PolicySpec, parse_policy_spec
 from hf_dynasor.evaluation.replayed import ReplayedQuestion, ReplaySummary, summarise
 from hf_dynasor.evaluation.statistics import paired_difference, wilson_interval
-from hf_dynasor.evaluation.sweep import SweepRow, average_by_question, fit_spec, sweep
+from hf_dynasor.evaluation.sweep import SweepRow, average_by_question, fit_spec, list_prefixes, sweep
 from hf_dynasor.evaluation.trace_sets import OpenTraces, list_samples, open_traces, replay
 
 EXIT_BAD_INPUT = 2
@@ -158,10 +158,16 @@ def _draw(folder: Path, traces: OpenTraces, rows: list[SweepRow], program: str |
     except OSError as error:
         raise InputError(f"Cannot make the folder {folder}: {error.strerror}.") from None
     plots.plot_frontier(rows, folder / "frontier.png")
-    if (samples := list_samples(traces, program)) is not None:
-        plots.plot_needs(samples, folder / "needs.png")
-        plots.plot_thresholds(samples, folder / "thresholds.png")
-        plots.plot_signals(samples, folder / "signals.png")
+    if list_samples(traces, program) is None:
+        return
+
+    def try_out(spec: PolicySpec) -> ReplaySummary:
+        return summarise(replay(traces, spec, program=program))
+
+    runs = list_prefixes(traces, program=program)
+    plots.plot_needs(runs, folder / "needs.png")
+    plots.plot_thresholds(try_out, folder / "thresholds.png")
+    plots.plot_signals(runs, folder / "signals.png")
 
 
 def describe_replay(summary: ReplaySummary, rows: list[ReplayedQuestion]) -> str:

@@ -1,25 +1,25 @@
-"""Fits allocation policies on recorded samples: curves, and the setting that saves most without losing accuracy.
+"""Fits allocation policies on recorded programs: curves, and the setting that saves most without losing accuracy.
 
 These are the paper's own ways (§3): they promise nothing about new questions. `hf-dynasor calibrate` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hf_dynasor.errors import InputError
 from hf_dynasor.evaluation.policy_specs import PolicySpec
-from hf_dynasor.evaluation.replayed import summarise
-from hf_dynasor.evaluation.samples import SampleRun, SampleSet, draw_samples, replay_samples
+from hf_dynasor.evaluation.prefixes import Prefixes
+from hf_dynasor.evaluation.replayed import ReplaySummary
 from hf_dynasor.scheduler.allocation_curves import fit_curve
 
 CURVES = ("initial_curve", "dynamic_curve")
 COVERAGES = (1.0, 0.999, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.93, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 
 
-def count_needed(run: SampleRun) -> int | None:
+def count_needed(run: Prefixes) -> int | None:
     """Units from which on the vote is right up to the full budget; `None` where the full budget is wrong."""
     full = run.knob.maximum
     needed: int | None = None
@@ -31,7 +31,7 @@ def count_needed(run: SampleRun) -> int | None:
 
 
 def collect_readings(
-    runs: Iterable[SampleRun], *, signal: str = "entropy", detect_at: int = 5, is_repeated: bool = False
+    runs: Iterable[Prefixes], *, signal: str = "entropy", detect_at: int = 5, is_repeated: bool = False
 ) -> Iterator[tuple[float, int]]:
     """Pairs of a reading and the units that its question needed in the end, over solvable questions.
 
@@ -52,20 +52,15 @@ def collect_readings(
 
 
 def fit_policy(
-    spec: PolicySpec,
-    samples: Sequence[SampleSet],
-    *,
-    budget: int | None = None,
-    draws: int | None = None,
-    seed: int = 0,
+    spec: PolicySpec, runs: Sequence[Prefixes], try_out: Callable[[PolicySpec], ReplaySummary]
 ) -> PolicySpec:
-    """A policy with its curve, fitted on recorded samples; a policy without a curve is returned as it is.
+    """A policy with its curve, fitted on recorded questions; a policy without a curve is returned as it is.
 
     Args:
         spec: `initial_curve` or `dynamic_curve`. Its option `coverage` says which share of the readings the curve
-            covers; without it, the least share is taken that loses no accuracy on these samples.
-        samples: Of other questions than the policy is judged on.
-        budget, draws, seed: As in `replay_samples`.
+            covers; without it, the least share is taken that loses no accuracy on these questions.
+        runs: Of other questions than the policy is judged on.
+        try_out: Replays a policy on the same questions.
 
     Raises:
         InputError: None of the questions is solved by the full budget.
@@ -74,7 +69,6 @@ def fit_policy(
         return spec
     options: dict[str, Any] = dict(spec.parameters)
     coverage = options.pop("coverage", None)
-    runs = [SampleRun(trace, budget) for _, trace in draw_samples(samples, draws, seed)]
     readings = list(
         collect_readings(
             runs,
@@ -93,16 +87,11 @@ def fit_policy(
         )
         for share in ([coverage] if coverage is not None else COVERAGES)
     ]
-    return choose_lossless(fitted, samples, budget=budget, draws=draws, seed=seed)
+    return choose_lossless(fitted, try_out)
 
 
 def choose_lossless(
-    specs: Sequence[PolicySpec],
-    samples: Sequence[SampleSet],
-    *,
-    budget: int | None = None,
-    draws: int | None = None,
-    seed: int = 0,
+    specs: Sequence[PolicySpec], try_out: Callable[[PolicySpec], ReplaySummary]
 ) -> PolicySpec:
     """Of several settings the one that saves most net tokens at no less than the full budget's accuracy.
 
@@ -111,9 +100,7 @@ def choose_lossless(
     best: tuple[float, int] | None = None
     chosen = specs[0]
     for spec in specs:
-        summary = summarise(
-            replay_samples(samples, spec.build_width(), budget=budget, draws=draws, seed=seed)
-        )
+        summary = try_out(spec)
         loss = max(0.0, summary.baseline_accuracy - summary.accuracy)
         if best is None or (loss, summary.net_tokens) < best:
             best, chosen = (loss, summary.net_tokens), spec

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from hf_dynasor.certaindex import Thresholds
 from hf_dynasor.errors import InputError, MissingExtraError
 from hf_dynasor.evaluation.fitting import collect_readings
-from hf_dynasor.evaluation.replayed import ReplaySummary, summarise
-from hf_dynasor.evaluation.samples import SampleRun, SampleSet, replay_samples
+from hf_dynasor.evaluation.policy_specs import PolicySpec
+from hf_dynasor.evaluation.prefixes import Prefixes
+from hf_dynasor.evaluation.replayed import ReplaySummary
 from hf_dynasor.evaluation.signals_compared import SignalReadings, compare_signals
 from hf_dynasor.evaluation.sweep import SweepRow
-from hf_dynasor.scheduler import StaticThreshold, fit_curve
+from hf_dynasor.scheduler import fit_curve
 
 THRESHOLDS = tuple(step / 20 for step in range(20))
 SIZE, DPI = (6.4, 4.4), 130
@@ -46,13 +46,14 @@ def plot_frontier(rows: Sequence[SweepRow], path: str | Path, *, title: str = ""
 
 
 def plot_needs(
-    samples: Sequence[SampleSet], path: str | Path, *, detect_at: int = 5, signal: str = "entropy"
+    runs: Sequence[Prefixes], path: str | Path, *, detect_at: int = 5, signal: str = "entropy"
 ) -> None:
     """Certaindex at detect @knob against the units that each solved question needs, with its upper envelope."""
-    pairs = list(collect_readings(map(SampleRun, samples), signal=signal, detect_at=detect_at))
+    pairs = list(collect_readings(runs, signal=signal, detect_at=detect_at))
     if not pairs:
         raise InputError(f"No solved question has a reading of {signal} at {detect_at}: nothing to draw.")
-    figure, axes = _start(f"{signal} certaindex at {detect_at} samples", "samples needed", "")
+    unit = runs[0].knob.unit
+    figure, axes = _start(f"{signal} certaindex at {detect_at} {unit}", f"{unit} needed", "")
     counts = Counter(pairs)
     areas = [15 * math.sqrt(count) for count in counts.values()]
     axes.scatter([x for x, _ in counts], [y for _, y in counts], s=areas, alpha=0.5, label="solved questions")
@@ -66,11 +67,20 @@ def plot_needs(
 
 
 def plot_thresholds(
-    samples: Sequence[SampleSet], path: str | Path, *, detect_at: int = 5, signal: str = "entropy"
+    try_out: Callable[[PolicySpec], ReplaySummary],
+    path: str | Path,
+    *,
+    detect_at: int = 5,
+    signal: str = "entropy",
 ) -> None:
-    """What each static threshold costs and saves: accuracy and net tokens against the threshold."""
-    figure, axes = _start(f"threshold on {signal} at {detect_at} samples", "accuracy, %", "")
-    summaries = [_replay_threshold(samples, limit, detect_at, signal) for limit in THRESHOLDS]
+    """What each static threshold costs and saves: accuracy and net tokens against the threshold.
+
+    Args:
+        try_out: Replays a policy on the questions.
+        path, detect_at, signal: As above.
+    """
+    figure, axes = _start(f"threshold on {signal} at detect @knob {detect_at}", "accuracy, %", "")
+    summaries = [try_out(_make_threshold(limit, detect_at, signal)) for limit in THRESHOLDS]
     shares = [100 * item.net_tokens / item.baseline_tokens for item in summaries]
     axes.plot(THRESHOLDS, [100 * item.accuracy for item in summaries], "o-", markersize=4, label="accuracy")
     axes.axhline(
@@ -88,9 +98,9 @@ def plot_thresholds(
     _save(figure, path)
 
 
-def plot_signals(samples: Sequence[SampleSet], path: str | Path, *, detect_at: int = 5) -> None:
+def plot_signals(runs: Sequence[Prefixes], path: str | Path, *, detect_at: int = 5) -> None:
     """How strongly each signal goes with the units that a question needs: absolute correlations."""
-    compared = compare_signals(samples, detect_at=detect_at)
+    compared = compare_signals(runs, detect_at=detect_at)
     figure, axes = _start(
         f"signal at {detect_at} samples", "absolute correlation with the samples needed", ""
     )
@@ -104,11 +114,8 @@ def plot_signals(samples: Sequence[SampleSet], path: str | Path, *, detect_at: i
     _save(figure, path)
 
 
-def _replay_threshold(
-    samples: Sequence[SampleSet], limit: float, detect_at: int, signal: str
-) -> ReplaySummary:
-    policy = StaticThreshold(thresholds=Thresholds(**{signal: limit}), detect_at=detect_at)
-    return summarise(replay_samples(samples, policy))
+def _make_threshold(limit: float, detect_at: int, signal: str) -> PolicySpec:
+    return PolicySpec(name="static", parameters={"thresholds": {signal: limit}, "detect_at": detect_at})
 
 
 def _name_signal(readings: SignalReadings) -> str:

@@ -161,8 +161,8 @@ def _replay_one(
         draw=draw,
         group=trace.group,
         answer=answer.text,
-        is_correct=_grade(trace, answer),
-        baseline_is_correct=_grade(trace, full),
+        is_correct=grade(trace, answer.text),
+        baseline_is_correct=grade(trace, full.text),
         net_tokens=answer.usage.net_tokens,
         baseline_tokens=full.usage.net_tokens,
         sequential_tokens=answer.sequential_tokens,
@@ -173,10 +173,10 @@ def _replay_one(
     )
 
 
-def _grade(trace: ProgramTrace, answer: Answer) -> bool:
-    return answer.text is not None and grade_answer(
-        answer.text, trace.reference, trace.recipe.get("answer_format", "auto")
-    )
+def grade(trace: ProgramTrace, answer: str | None) -> bool:
+    """Whether an answer to a recorded question is right, as the run that recorded it would grade it."""
+    format = trace.recipe.get("answer_format", "auto")
+    return answer is not None and grade_answer(answer, trace.reference, format)
 
 
 def _order(trace: ProgramTrace, draws: int | None, draw: int, seed: int) -> Mapping[str, RecordedCompletion]:
@@ -203,6 +203,7 @@ def _check_budget(traces: Iterable[ProgramTrace], budget: int | None) -> None:
 
 __all__ = [
     "ReplayEngine",
+    "grade",
     "read_recipe",
     "replay_answer",
     "replay_programs",

@@ -123,6 +123,10 @@ class SampleRun:
         """Whether the answer after `total` samples is right; without a finished sample there is none."""
         return bool(self._num_finished[total]) and self.select(total)[1]
 
+    def count_net_tokens(self, total: int) -> int:
+        """Net tokens of the first `total` samples."""
+        return self._usages[total].net_tokens
+
     def count_tokens(self, total: int) -> Usage:
         """Tokens of the first `total` samples."""
         return self._usages[total]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hf_dynasor.certaindex import SIGNAL_NAMES
 from hf_dynasor.errors import InputError
 from hf_dynasor.evaluation.fitting import count_needed
-from hf_dynasor.evaluation.samples import SampleRun, SampleSet
+from hf_dynasor.evaluation.prefixes import Prefixes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +31,12 @@ class SignalReadings:
     kendall: float | None
 
 
-def compare_signals(
-    samples: Sequence[SampleSet], *, detect_at: int = 5, budget: int | None = None
-) -> list[SignalReadings]:
-    """Every signal that the samples know, over the questions that the full budget solves.
+def compare_signals(runs: Sequence[Prefixes], *, detect_at: int = 5) -> list[SignalReadings]:
+    """Every signal that the programs know, over the questions that the full budget solves.
 
     Raises:
         InputError: The full budget solves fewer than two questions.
     """
-    runs = [SampleRun(trace, budget) for trace in samples]
     solved = [(run, needed) for run in runs if (needed := count_needed(run)) is not None]
     if len(solved) < 2:
         raise InputError(f"Got {len(solved)} solved questions but expected at least 2 to compare signals on.")
@@ -70,7 +67,7 @@ def kendall(first: Sequence[float], second: Sequence[float]) -> float | None:
     return float(agreeing / (first_pairs * second_pairs) ** 0.5)
 
 
-def _collect(signal: str, solved: Sequence[tuple[SampleRun, int]], detect_at: int) -> SignalReadings | None:
+def _collect(signal: str, solved: Sequence[tuple[Prefixes, int]], detect_at: int) -> SignalReadings | None:
     pairs = [
         (value, needed) for run, needed in solved if (value := _read(run, signal, detect_at)) is not None
     ]
@@ -86,10 +83,10 @@ def _collect(signal: str, solved: Sequence[tuple[SampleRun, int]], detect_at: in
     )
 
 
-def _read(run: SampleRun, signal: str, detect_at: int) -> float | None:
+def _read(run: Prefixes, signal: str, detect_at: int) -> float | None:
     total = min(detect_at, run.knob.maximum)
     if signal == "length":
-        return run.count_tokens(total).net_tokens / total
+        return run.count_net_tokens(total) / total
     return run.read(total).signals.get(signal)
 
 

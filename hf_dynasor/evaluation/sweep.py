@@ -9,7 +9,9 @@ from typing import Any
 from hf_dynasor.errors import ConfigurationError, InputError
 from hf_dynasor.evaluation.fitting import CURVES, fit_policy
 from hf_dynasor.evaluation.policy_specs import PolicySpec, parse_policy_spec
+from hf_dynasor.evaluation.prefixes import Prefixes, ProgramPrefixes
 from hf_dynasor.evaluation.replayed import ReplayedQuestion, ReplaySummary, summarise
+from hf_dynasor.evaluation.samples import SampleRun, draw_samples
 from hf_dynasor.evaluation.statistics import PairedDifference, paired_difference, wilson_interval
 from hf_dynasor.evaluation.trace_sets import OpenTraces, list_samples, replay
 
@@ -107,17 +109,43 @@ def fit_spec(
     draws: int | None = None,
     seed: int = 0,
 ) -> PolicySpec:
-    """A curve fitted on traces of samples; any other policy as it is.
+    """A curve fitted on traces of programs or samples; any other policy as it is.
 
     Raises:
-        InputError: The traces to fit on are no samples.
+        InputError: The traces to fit on have no units to count, or are of a tree that cannot be walked in single
+            units.
     """
     if fit_on is None or spec.name not in CURVES or spec.parameters.get("points"):
         return spec
-    samples = list_samples(fit_on, program)
-    if samples is None:
-        raise InputError(f"Curves are fitted on samples but got traces of program {fit_on.program!r}.")
-    return fit_policy(spec, samples, budget=budget, draws=draws, seed=seed)
+
+    def try_out(tried: PolicySpec) -> ReplaySummary:
+        return summarise(replay(fit_on, tried, program=program, budget=budget, draws=draws, seed=seed))
+
+    runs = list_prefixes(fit_on, program=program, budget=budget, draws=draws, seed=seed)
+    return fit_policy(spec, runs, try_out)
+
+
+def list_prefixes(
+    traces: OpenTraces,
+    *,
+    program: str | None = None,
+    budget: int | None = None,
+    draws: int | None = None,
+    seed: int = 0,
+) -> list[Prefixes]:
+    """Every question and draw, unit by unit.
+
+    Raises:
+        InputError: The traces are chains, which have no units, or trees that cannot be walked in single units.
+    """
+    samples = list_samples(traces, program)
+    if samples is not None:
+        return [SampleRun(trace, budget) for _, trace in draw_samples(samples, draws, seed)]
+    if not traces.programs:
+        raise InputError(
+            f"Traces of kind {traces.kind!r} are single chains: they have no units to read after."
+        )
+    return [ProgramPrefixes(trace, budget) for trace in traces.programs]
 
 
 def summarise_row(policy: str, budget: int | None, rows: Sequence[ReplayedQuestion]) -> SweepRow:
