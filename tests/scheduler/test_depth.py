@@ -1,6 +1,7 @@
 """Depth policies: when a chain of thought has thought enough."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hf_dynasor.scheduler.depth import ConfidenceExit, ConsistencyExit, DepthPla
 from hf_dynasor.scheduler.depth_evidence import EvidenceExit, measure
 
 EAGER = EvidenceExit(
-    threshold=5.0, carry=0.5, doubt=0.5, support=1.0, isolation=1.0, least=2.0, most=9.0, far=512, near=64
+    threshold=5.0, carry=0.5, apart=1.0, support=1.0, least=2.0, caution=0.0, far=512, near=64, promising=3.0
 )
 
 
@@ -44,20 +45,31 @@ def test_the_same_answer_again_adds_up():
     assert not stops(EAGER, read(100, "9", 0.98), read(200, "8", 0.98))
 
 
-def test_a_dropped_answer_leaves_doubt():
-    """0.9945 alone suffices; after another answer that was nearly as sure it does not."""
-    assert stops(EAGER, read(100, "9", 0.9945))
-    assert not stops(EAGER, read(100, "8", 0.98), read(200, "9", 0.9945))
+def test_the_same_answer_a_few_tokens_later_is_no_news():
+    policy = replace(EAGER, apart=200.0)
+    assert not stops(policy, read(100, "9", 0.98), read(105, "9", 0.98))
+    assert stops(policy, read(100, "9", 0.98), read(900, "9", 0.98))
 
 
-def test_probes_support_an_answer_and_their_silence_or_dissent_isolates_it():
+def test_the_start_of_a_chain_asks_for_more():
+    policy = replace(EAGER, caution=3.0)
+    assert not stops(policy, read(10, "9", 0.995))
+    assert stops(policy, read(9000, "9", 0.995))
+
+
+def test_probes_support_an_answer_before_and_after_it():
     assert stops(EAGER, probe(64, "9"), probe(128, "9"), read(200, "9", 0.985))
-    assert not stops(EAGER, probe(64, "8"), probe(128, None), read(200, "9", 0.995))
+    assert not stops(EAGER, probe(64, "8"), probe(128, None), read(200, "9", 0.985))
     assert stops(EAGER, read(200, "9", 0.985), probe(264, "9"), probe(328, "9"))
 
 
-def test_probes_alone_never_stop():
-    assert not stops(EAGER, *(probe(64 * i, "9") for i in range(1, 60)))
+def test_probes_alone_stop_only_a_chain_without_boundaries_that_held_an_answer_for_long():
+    held = [probe(64 * i, "9") for i in range(1, 63)]
+    assert not stops(EAGER, *held)
+    assert stops(EAGER, *held, probe(64 * 63 + 64, "9"))
+    assert not stops(EAGER, read(10, "9", 0.5), *held, probe(9000, "9"))
+    assert not stops(replace(EAGER, hold=None), *held, probe(9000, "9"))
+    assert not stops(EAGER, *held, probe(9000, "8"))
 
 
 def test_an_answer_that_says_nothing_starts_afresh():
@@ -94,13 +106,12 @@ def test_nothing_is_given_up_without_a_cap_or_where_the_answer_is_too_long_for_a
     assert not EvidenceExit().start().give_up(place(10**9)).is_stop
     assert not EvidenceExit(give_up=None).start(cap=100).give_up(place(10**9)).is_stop
     state = EvidenceExit(give_up=0.5).start(cap=100)
+    state.observe(probe(40, "9"))
+    assert not state.give_up(place(60)).is_stop, "without boundaries"
     state.observe(read(40, None, 0.99))
-    assert not state.give_up(place(60)).is_stop
-
-
-def test_a_chain_that_never_answered_is_given_up_without_an_answer():
-    verdict = EvidenceExit(give_up=0.5).start(cap=100).give_up(place(50))
-    assert (verdict.is_stop, verdict.reading) == (True, None)
+    assert not state.give_up(place(60)).is_stop, "blank"
+    state.observe(read(50, "9", 0.5))
+    assert state.give_up(place(60)).is_stop
 
 
 readings = st.lists(st.tuples(st.sampled_from(["8", "9", None]), st.floats(0, 1), st.booleans()), max_size=30)
@@ -129,8 +140,9 @@ def test_only_a_boundary_that_just_answered_or_its_probes_stop_and_with_that_ans
         newest = (key if is_boundary else newest) if is_boundary else newest
         verdict = state.observe(read(100 * index, key, confidence, is_boundary))
         if verdict.is_stop:
-            assert verdict.reading.key == newest is not None
-            assert measure(verdict.reading.confidence) > 2.0
+            assert verdict.reading.key == newest
+            assert newest is not None
+            assert measure(verdict.reading.confidence) > 3.0
             return
 
 
@@ -159,6 +171,8 @@ def test_consistency_skips_places_that_are_too_near():
         {"give_up": 1.1},
         {"support": math.inf},
         {"far": True},
+        {"apart": 0.0},
+        {"hold": 0},
     ],
 )
 def test_options_outside_their_range_are_refused(options):
