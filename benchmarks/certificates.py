@@ -54,7 +54,7 @@ CASES = {
     "static, last letters": Case("gpt35_last_letters", _STATIC, 0.015, 0.8),
     "boundary confidence, R1-7B": Case("boundary_r1_qwen_7b_math500_seed42", ("boundary_confidence",), 0.03),
     "boundary confidence, Qwen3-8B": Case("boundary_qwen3_8b_math500_seed42", ("boundary_confidence",), 0.02),
-    "evidence, R1-7B": Case("boundary_r1_qwen_7b_math500_seed42", ("evidence",), 0.03),
+    "evidence, R1-7B": Case("boundary_r1_qwen_7b_math500_seed42", ("evidence",), 0.04),
     "consistency windows, R1-7B": Case("probed_r1_qwen_7b_math500_seed42", ("consistency",), 0.05),
     "joint settled majority, AIME": Case(
         "qwen3_8b_aime24", ("settled_majority",), 0.15, 0.7, ReplayOptions(draws=5)
