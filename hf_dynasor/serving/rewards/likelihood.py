@@ -77,6 +77,11 @@ class LikelihoodReward:
         which = "" if self._pattern is None else f", of those that match {self._pattern}"
         return f"{COMBINATIONS[self._combination]} of the {self._span}{which}"
 
+    @property
+    def model(self) -> Any:
+        """The transformers model that reads."""
+        return self._loaded.model
+
     def vary(
         self, *, combination: Combination = "minimum", pattern: str | None = None, span: Span = "path"
     ) -> LikelihoodReward:

@@ -60,6 +60,11 @@ class ScalarHeadReward:
         """Such as `scalar(Skywork-Reward-V2-Qwen3-0.6B)`."""
         return f"scalar({self._loaded.name})"
 
+    @property
+    def model(self) -> Any:
+        """The transformers model that reads."""
+        return self._loaded.model
+
     def encode(self, step: StepInput) -> EncodedStep:
         """Question and path in the chat template, or as a pair of texts."""
         tokenizer = self._loaded.tokenizer
