@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "recipe": BASE | {"program", "program_options", "answers", "programs", "scheduler"},
     "embedded": set(),
     "serving": BASE | {"program", "drivers", "program_run", "recipe", "embedded", "stopping"},
-    "evaluation": BASE | {"program", "drivers", "recipe", "answers", "programs", "scheduler", "stopping"},
+    "evaluation": BASE | {"program", "drivers", "recipe", "answers", "programs", "scheduler", "stopping", ""},
     "pipelines": BASE | {"embedded", "recipe", "serving"},
     "_registration": {"pipelines"},
     "cli": BASE | {"program", "answers", "programs", "scheduler", "recipe", "embedded", "evaluation", "serving", ""},
