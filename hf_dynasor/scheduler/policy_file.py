@@ -189,9 +189,9 @@ def build_width_policy(name: str, parameters: Mapping[str, Any]) -> AllocationPo
 
 def _revive(option: str, value: Any) -> Any:
     """From JSON to what policies hold: thresholds by signal, and tuples, since policies are frozen."""
-    if option == "thresholds":
+    if option == "thresholds" or (option == "give_up" and value is not None):
         if not isinstance(value, Mapping):
-            raise ConfigurationError(f"Got thresholds = {value!r} but expected an object by signal.")
+            raise ConfigurationError(f"Got {option} = {value!r} but expected an object by signal.")
         return Thresholds(**value)
     return tuple(_revive("", item) for item in value) if isinstance(value, list) else value
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_dynasor.certaindex import TABLE_1
+from hf_dynasor.certaindex import TABLE_1, Thresholds
 from hf_dynasor.cli import main
 from hf_dynasor.errors import ConfigurationError, InputError
 from hf_dynasor.evaluation.policy_specs import PolicySpec, parse_policy_spec
@@ -188,6 +188,14 @@ def test_a_policy_is_named_as_it_is_typed():
     assert parse_policy_spec("forecast:risk=0.1,max_grants=null").build_width() == VoteForecast(
         risk=0.1, max_grants=None
     )
+
+
+def test_limits_of_giving_up_come_from_plain_json():
+    spec = PolicySpec(name="forecast", parameters={"give_up": {"entropy": 0.2}, "give_up_at": 4})
+    assert spec.build_width() == VoteForecast(give_up=Thresholds(entropy=0.2), give_up_at=4)
+    assert PolicySpec(name="static", parameters={"give_up": None}).build_width() == StaticThreshold()
+    with pytest.raises(ConfigurationError, match="give_up = 3"):
+        PolicySpec(name="static", parameters={"give_up": 3}).build_width()
 
 
 def test_a_policy_of_another_kind_is_refused():
