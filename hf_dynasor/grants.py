@@ -189,7 +189,12 @@ class Answer:
 
     @property
     def full_budget_tokens(self) -> int:
-        """Estimate of the net tokens at the full budget: mean tokens of a unit so far, times the budget."""
+        """Estimate of the net tokens at the full budget: mean tokens of a unit so far, times the budget.
+
+        A cap of tokens is no estimate: a chain ends by itself long before it. There it is what was spent.
+        """
+        if self.unit == "tokens":
+            return self.usage.net_tokens
         return round(self.usage.net_tokens / self.units_spent * self.budget) if self.units_spent else 0
 
     def to_dict(self) -> dict[str, Any]:

@@ -62,6 +62,8 @@ def describe_usage(usage: Usage) -> str:
 
 def _describe_saving(answer: Answer) -> str:
     full = answer.full_budget_tokens
+    if answer.unit == "tokens":
+        return f"unknown: a chain may end by itself before its cap of {answer.budget:,} tokens"
     if not answer.is_early or not full:
         return f"nothing: all {answer.budget} {answer.unit} were spent"
     saved = full - answer.usage.net_tokens

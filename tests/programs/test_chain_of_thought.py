@@ -309,3 +309,11 @@ def test_a_budget_of_thought_forces_the_end_and_a_combination_is_read_at_both_pl
     program, answer = solve(CharEngine(), rule=rule)
     assert answer.stop_reason is StopReason.CERTAIN
     assert [entry.num_tokens for entry in program.trace_entries][-1] == 40
+
+
+def test_a_cap_of_tokens_is_no_estimate_of_what_a_chain_would_have_spent():
+    """A stop after 96 of 4,096 tokens once counted as 98% saved."""
+    rule = AnswerConsistency(window=3, interval=16)
+    _, answer = solve(CharEngine(answers=lambda context: "5"), rule=rule, budget=4096)
+    assert answer.is_early
+    assert answer.full_budget_tokens == answer.usage.net_tokens
