@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hf_dynasor.cli import calibrations, commands, replays, serve
-from hf_dynasor.cli.options import add_model_options, add_program_options, non_negative, positive
+from hf_dynasor.cli import calibrations, commands, replays, serve, simulations
+from hf_dynasor.cli.options import add_model_options, add_program_options, non_negative, positive, seconds
 from hf_dynasor.errors import EngineError, HFDynasorError
 
 EXIT_ENGINE = 1
@@ -79,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_calibrate(subparsers)
     _add_drift(subparsers)
     _add_serve(subparsers)
+    _add_simulate(subparsers)
     return parser
 
 
@@ -157,6 +158,14 @@ def _add_drift(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     calibrations.add_drift_options(parser, non_negative)
     parser.set_defaults(run=calibrations.run_drift)
+
+
+def _add_simulate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add_command(
+        subparsers, "simulate", "serve recorded programs under a virtual clock", simulations.SIMULATE_EPILOG
+    )
+    simulations.add_simulate_options(parser, positive, seconds)
+    parser.set_defaults(run=simulations.run_simulate)
 
 
 def _add_command(

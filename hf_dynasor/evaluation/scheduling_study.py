@@ -8,8 +8,10 @@ program that has the engine to itself at its full budget.
 from __future__ import annotations
 
 import math
+import random
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hf_dynasor.certaindex import Thresholds
 from hf_dynasor.errors import ConfigurationError
@@ -28,6 +30,9 @@ from hf_dynasor.scheduler.simulate.programs import replay_allocation
 
 DETECT_AT = (2, 3, 4, 5, 8)
 ENTROPIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.9)
+MAX_LOSS = 0.005
+"""Accuracy that the calibrated threshold may lose: the upper 90% bound of its loss on the calibration questions."""
+ONE_SIDED_90 = 1.2816
 MAX_WAIT_IN_BASES = 50.0
 """Ageing in the study: so many times the base. Long, so that the orders themselves are compared."""
 
@@ -41,12 +46,15 @@ class Contender:
         scheduling: Who goes first.
         allocation: How much each program is granted.
         knows_lengths: Whether it is the oracle.
+        workload: The same questions with the same branches, where they end earlier under this contender (an exit
+            inside the chain of thought); `None` for those of the study.
     """
 
     name: str
     scheduling: SchedulingPolicy
     allocation: AllocationPolicy
     knows_lengths: bool = False
+    workload: Workload | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +80,7 @@ class Study:
     def run(self, contender: Contender, rate: float, scale: float | None = None) -> SimulationResult:
         """All programs at a rate of arrivals a second; deadlines of a scale are shown to the scheduler."""
         return Simulation(
-            workload=self.workload,
+            workload=contender.workload or self.workload,
             arrivals=Poisson(rate=rate),
             num_programs=self.num_programs,
             scheduling=contender.scheduling,
@@ -140,40 +148,51 @@ def measure_alone(workload: Workload, engine: EngineModel, limits: Limits, *, se
     return slow.run().mean_latency
 
 
-def split_workload(workload: Workload) -> tuple[Workload, Workload]:
-    """Calibration questions (every second one) and the others, on which figures are taken."""
-    count = len(workload.questions)
-    return workload.keep(range(0, count, 2), ""), workload.keep(range(1, count, 2), "")
+def split_positions(num_questions: int, *, seed: int = 0) -> tuple[list[int], list[int]]:
+    """A random half of the questions to calibrate on, and the others, on which figures are taken."""
+    shuffled = random.Random(f"{seed}/split").sample(range(num_questions), num_questions)
+    middle = num_questions // 2
+    return sorted(shuffled[:middle]), sorted(shuffled[middle:])
+
+
+def bound_loss(before: Sequence[float], after: Sequence[float]) -> float:
+    """Upper 90% bound of the mean accuracy lost, question by question, by the normal approximation."""
+    losses = [old - new for old, new in zip(before, after, strict=True)]
+    mean = statistics.fmean(losses)
+    error = statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else math.inf
+    return mean + ONE_SIDED_90 * error
 
 
 def calibrate_static(
-    workload: Workload, *, draws: int = 4, max_loss: float = 0.0
-) -> tuple[StaticThreshold, float]:
-    """The threshold and detection point with fewest tokens that lose no more accuracy than this on a workload.
+    workload: Workload, *, draws: int = 8, max_loss: float = MAX_LOSS
+) -> StaticThreshold | None:
+    """The threshold and detection point with fewest tokens whose loss of accuracy is bounded on a workload.
+
+    Args:
+        workload: Questions to calibrate on, apart from those that figures are taken on.
+        draws: Random orders of each question's branches.
+        max_loss: What the upper 90% bound of the loss may be at most.
 
     Returns:
-        The policy, and the share of the tokens that it saved there.
-
-    Raises:
-        ConfigurationError: None is as accurate as the full budget.
+        The policy; `None` where none keeps the bound.
     """
     full = replay_allocation(workload, Even(), draws=draws)
-    best: tuple[float, StaticThreshold] | None = None
-    for detect_at in DETECT_AT:
-        if detect_at >= workload.budget:
-            continue
-        for entropy in ENTROPIES:
-            policy = StaticThreshold(thresholds=Thresholds(entropy=entropy), detect_at=detect_at)
-            replayed = replay_allocation(workload, policy, draws=draws)
-            if replayed.accuracy >= full.accuracy - max_loss and (
-                best is None or replayed.num_tokens < best[0]
-            ):
-                best = (replayed.num_tokens, policy)
-    if best is None:
-        raise ConfigurationError(
-            f"No threshold loses at most {max_loss} of accuracy on workload {workload.name!r}."
-        )
-    return best[1], 1 - best[0] / full.num_tokens
+    found = [
+        (replayed.num_tokens, policy.detect_at, policy)
+        for policy in _list_policies(workload.budget)
+        for replayed in [replay_allocation(workload, policy, draws=draws)]
+        if bound_loss(full.accuracies, replayed.accuracies) <= max_loss
+    ]
+    return min(found, key=lambda item: item[:2])[2] if found else None
+
+
+def _list_policies(budget: int) -> list[StaticThreshold]:
+    return [
+        StaticThreshold(thresholds=Thresholds(entropy=entropy), detect_at=detect_at, name="calibrated")
+        for detect_at in DETECT_AT
+        if detect_at < budget
+        for entropy in ENTROPIES
+    ]
 
 
 def make_contenders(certain: AllocationPolicy, names: Sequence[str] = ()) -> dict[str, Contender]:
@@ -212,23 +231,47 @@ def prepare_study(
     limits: Limits | None = None,
     seed: int = 0,
 ) -> tuple[Study, StaticThreshold]:
-    """A study on one half of a workload's questions, and the allocation that the other half calibrated."""
-    limits = limits or Limits(max_requests=64, num_blocks=25_000)
-    calibration, test = split_workload(workload)
-    certain, _ = calibrate_static(calibration)
-    base = measure_alone(test, engine, limits, seed=seed)
-    study = Study(
-        workload=test, base=base, num_programs=num_programs, engine=engine, limits=limits, seed=seed
+    """A study on one half of a workload's questions, and the allocation that the other half calibrated.
+
+    Raises:
+        ConfigurationError: No threshold keeps the bound on the loss.
+    """
+    calibration, test = split_positions(len(workload.questions), seed=seed)
+    certain = calibrate_static(workload.keep(calibration, ""))
+    if certain is None:
+        raise ConfigurationError(
+            f"No threshold bounds the loss of accuracy by {MAX_LOSS} on {workload.name!r}."
+        )
+    study = make_study(
+        workload.keep(test, ""), num_programs=num_programs, engine=engine, limits=limits, seed=seed
     )
-    return study, replace(certain, name="calibrated")
+    return study, certain
+
+
+def make_study(
+    workload: Workload,
+    *,
+    num_programs: int = 800,
+    engine: EngineModel = LARGE_MODEL,
+    limits: Limits | None = None,
+    seed: int = 0,
+) -> Study:
+    """A study whose base is what a program takes alone."""
+    limits = limits or Limits(max_requests=64, num_blocks=25_000)
+    base = measure_alone(workload, engine, limits, seed=seed)
+    return Study(
+        workload=workload, base=base, num_programs=num_programs, engine=engine, limits=limits, seed=seed
+    )
 
 
 __all__ = [
     "Contender",
     "Study",
+    "bound_loss",
     "calibrate_static",
     "make_contenders",
+    "make_study",
     "measure_alone",
     "prepare_study",
-    "split_workload",
+    "split_positions",
 ]

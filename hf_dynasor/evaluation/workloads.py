@@ -8,10 +8,12 @@ from pathlib import Path
 
 from hf_dynasor.core import Usage
 from hf_dynasor.errors import InputError
+from hf_dynasor.evaluation.replay_depth import replay_depth
 from hf_dynasor.evaluation.samples import GradedSample, SampleSet, read_samples
 from hf_dynasor.evaluation.trace_sets import OpenTraces, grade_branches, grade_samples, open_traces
 from hf_dynasor.evaluation.traces import DepthTrace
 from hf_dynasor.evaluation.traces.judging import read_key
+from hf_dynasor.scheduler.depth import DepthPolicy
 from hf_dynasor.scheduler.simulate import (
     RecordedBranch,
     RecordedQuestion,
@@ -64,12 +66,47 @@ def _list_sets(traces: OpenTraces) -> list[SampleSet]:
     return pool_runs(traces.recorded.depth())
 
 
+def open_depth_workload(
+    paths: Sequence[str | Path], policy: DepthPolicy, *, prompt_tokens: int = DEFAULT_PROMPT_TOKENS
+) -> Workload:
+    """Long chains that end where a depth policy stops them, its probes counted: programs of one chain each.
+
+    Runs of one question are its branches, in the order of the files; a program draws one of them. Under
+    `FullDepth` the chains are as recorded, question by question and branch by branch the same ones.
+
+    Args:
+        paths: Runs of long chains.
+        policy: Where a chain stops.
+        prompt_tokens: Prompt of a question.
+
+    Raises:
+        InputError: The files hold no long chains.
+    """
+    traces = open_traces(paths)
+    if traces.recorded is None or traces.kind != "depth":
+        raise InputError(f"Got traces of kind {traces.kind!r} but expected runs of long chains.")
+    chains = traces.recorded.depth()
+    pooled: dict[str, list[RecordedBranch]] = {}
+    for trace, row in zip(chains, replay_depth(chains, policy), strict=True):
+        branch = RecordedBranch(num_tokens=max(1, row.net_tokens), group=0, is_correct=row.is_correct)
+        pooled.setdefault(_name_question(trace), []).append(branch)
+    questions = tuple(
+        RecordedQuestion(id=name, prompt_tokens=prompt_tokens, branches=tuple(branches))
+        for name, branches in pooled.items()
+    )
+    return Workload(name=Path(paths[0]).stem, unit="chains", budget=1, questions=questions)
+
+
+def _name_question(trace: DepthTrace) -> str:
+    # A question that several runs have is named `run/id`, and a run ends in its seed.
+    return re.sub(r"_seed\d+", "", trace.run) + "/" + trace.id.rpartition("/")[2]
+
+
 def pool_runs(traces: Iterable[DepthTrace]) -> list[SampleSet]:
     """Runs of long chains as samples: those of one question and dataset are its branches."""
     pooled: dict[str, list[GradedSample]] = {}
     for trace in traces:
-        # A question that several runs have is named `run/id`, and a run ends in its seed.
-        name = re.sub(r"_seed\d+", "", trace.run) + "/" + trace.id.rpartition("/")[2]
+        name = _name_question(trace)
         key = read_key(trace.answer)
         pooled.setdefault(name, []).append(
             GradedSample(
@@ -114,4 +151,4 @@ def _resize(workload: Workload, budget: int | None) -> Workload:
     return Workload(name=workload.name, unit=workload.unit, budget=budget, questions=workload.questions)
 
 
-__all__ = ["DEFAULT_PROMPT_TOKENS", "open_workload", "pool_runs"]
+__all__ = ["DEFAULT_PROMPT_TOKENS", "open_depth_workload", "open_workload", "pool_runs"]

@@ -113,12 +113,17 @@ class AllocationReplay:
     """What an allocation costs and answers on a workload, without any engine.
 
     Args:
-        accuracy: Share of the programs that are right.
+        accuracies: For each question, the share of its programs that are right.
         num_tokens: Mean tokens of a program.
     """
 
-    accuracy: float
+    accuracies: tuple[float, ...]
     num_tokens: float
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the questions."""
+        return sum(self.accuracies) / len(self.accuracies)
 
 
 def replay_allocation(
@@ -126,13 +131,15 @@ def replay_allocation(
 ) -> AllocationReplay:
     """Run every question's program so many times, each with a random order of its branches."""
     programs = [
-        _run_alone(question, workload, policy, random.Random(f"{seed}/{draw}/{position}"))
+        [
+            _run_alone(question, workload, policy, random.Random(f"{seed}/{draw}/{position}"))
+            for draw in range(draws)
+        ]
         for position, question in enumerate(workload.questions)
-        for draw in range(draws)
     ]
     return AllocationReplay(
-        accuracy=sum(program.is_right() for program in programs) / len(programs),
-        num_tokens=sum(program.num_tokens for program in programs) / len(programs),
+        accuracies=tuple(sum(program.is_right() for program in each) / draws for each in programs),
+        num_tokens=sum(program.num_tokens for each in programs for program in each) / (draws * len(programs)),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hf_dynasor.errors import ConfigurationError
@@ -36,6 +36,10 @@ class SimulatedOutcome:
     def latency(self) -> float:
         """Seconds from arrival to answer."""
         return self.finished_at - self.arrived_at
+
+    def to_dict(self) -> dict[str, Any]:
+        """The outcome, ready for JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
