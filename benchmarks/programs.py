@@ -13,7 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,30 +31,27 @@ QUESTION_SEED = 2026
 CAPS = (1, 2, 4, 8, 16)
 MAX_ACTIVE = 48
 BATCH = 4
+PART = 125
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One program at one cap with one seed.
+    """One program at one cap with one seed on a part of the questions.
 
     Args:
-        program, cap, seed: What was run.
+        program, cap, seed, part: What was run.
         rights: `1` for each question that was answered right, `0` for the others, in the questions' order.
-        net_tokens: Over all questions.
-        sequential_tokens: Over all questions; `None` where the run does not tell it for this cap.
+        net_tokens: Over these questions.
+        sequential_tokens: Over these questions; `None` where the run does not tell it for this cap.
     """
 
     program: str
     cap: int
     seed: int
+    part: int
     rights: str
     net_tokens: int
     sequential_tokens: int | None
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers."""
-        return self.rights.count("1") / len(self.rights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,30 +72,28 @@ def main() -> None:
     torch.set_num_threads(1)
     problems = generate_problems(arguments.num_questions, seed=QUESTION_SEED, split="test")
     questions = [Question(id=item.id, question=item.question, answer=item.answer) for item in problems]
-    cells = _read_cells(arguments.cells, len(questions))
+    parts = [questions[start : start + PART] for start in range(0, len(questions), PART)]
+    cells = _read_cells(arguments.cells, parts)
     with make_engine(arguments.model, engine=arguments.engine) as engine:
-        for name, seed, job in _plan(arguments, questions, engine):
-            if not any((cell.program, cell.seed) == (name, seed) for cell in cells):
-                new = job()
+        for program, seed, part in _plan(arguments, len(parts)):
+            if not any((cell.program, cell.seed, cell.part) == (program, seed, part) for cell in cells):
+                recipe = Recipe(
+                    temperature=arguments.temperature, max_new_tokens=256, policy="even", seed=seed
+                )
+                job = JOBS.get(program, _run_widths)
+                new = [replace(cell, part=part) for cell in job(program, recipe, parts[part], engine)]
                 _write_cells(arguments.cells, new)
                 cells += new
-    _report(cells, len(questions))
+    _report(cells)
 
 
-def _plan(
-    arguments: argparse.Namespace, questions: list[Question], engine: Engine
-) -> Iterator[tuple[str, int, Callable[[], list[Cell]]]]:
-    """The runs, by the name of the (first) program that a run gives cells of."""
-    yield "greedy", 0, lambda: _run_greedy(questions, engine)
+def _plan(arguments: argparse.Namespace, num_parts: int) -> Iterator[tuple[str, int, int]]:
+    """The runs: program, seed and part of the questions."""
+    yield from (("greedy", 0, part) for part in range(num_parts))
     for seed in range(arguments.num_seeds):
-        recipe = Recipe(temperature=arguments.temperature, max_new_tokens=256, policy="even", seed=seed)
-        for program in arguments.programs:
-            job = {"best_of_n": _run_samples, "mcts": _run_search}.get(program, _run_widths)
-            yield (
-                program,
-                seed,
-                lambda job=job, program=program, recipe=recipe: job(program, recipe, questions, engine),
-            )
+        for part in range(num_parts):
+            for program in arguments.programs:
+                yield program, seed, part
 
 
 def _solve(recipe: Recipe, questions: list[Question], engine: Engine) -> EvaluationReport:
@@ -112,9 +107,9 @@ def _solve(recipe: Recipe, questions: list[Question], engine: Engine) -> Evaluat
     return report
 
 
-def _run_greedy(questions: list[Question], engine: Engine) -> list[Cell]:
+def _run_greedy(program: str, recipe: Recipe, questions: list[Question], engine: Engine) -> list[Cell]:
     recipe = Recipe(temperature=0, budget=1, max_new_tokens=256, policy="even", seed=0)
-    return [_make_cell("greedy", 1, 0, _solve(recipe, questions, engine))]
+    return [_make_cell(program, 1, 0, _solve(recipe, questions, engine))]
 
 
 def _run_widths(program: str, recipe: Recipe, questions: list[Question], engine: Engine) -> list[Cell]:
@@ -155,6 +150,7 @@ def _make_cell(program: str, cap: int, seed: int, report: EvaluationReport) -> C
         program=program,
         cap=cap,
         seed=seed,
+        part=0,
         rights="".join(str(int(result.is_correct)) for result in report.results),
         net_tokens=report.usage.net_tokens,
         sequential_tokens=report.sequential_tokens,
@@ -181,6 +177,7 @@ def _read_prefix(
         program=program,
         cap=cap,
         seed=seed,
+        part=0,
         rights="".join(rights),
         net_tokens=net_tokens,
         sequential_tokens=sequential if is_known else None,
@@ -210,44 +207,42 @@ def _choose_best(leaves: Sequence[PathRecord]) -> str | None:
     return groups[order[0]].representative if order else None
 
 
-def _report(cells: list[Cell], num_questions: int) -> None:
+JOBS = {"greedy": _run_greedy, "best_of_n": _run_samples, "mcts": _run_search}
+
+
+def _report(cells: list[Cell]) -> None:
+    """Print the table and the line of JSON, for the questions that every program has answered."""
     programs = list(dict.fromkeys(cell.program for cell in cells))
-    rows = [
-        row for program in programs for cap in CAPS if (row := _summarise(cells, program, cap, num_questions))
-    ]
+    rows = [row for program in programs for cap in CAPS if (row := _summarise(cells, program, cap))]
     for row in rows:
         low, high = row["accuracy_interval"]
         print(
             f"{row['program']:18} cap {row['cap']:3}: {row['accuracy']:6.1%} [{low:.1%}, {high:.1%}]  "
             f"{row['net_tokens']:8.1f} net, {row['sequential_tokens'] or float('nan'):7.1f} sequential tokens a question"
         )
-    summary = {
-        "benchmark": "programs",
-        "num_questions": num_questions,
-        "rows": rows,
-        "differences": _compare(cells, rows),
-    }
-    print(json.dumps(summary))
+    print(json.dumps({"benchmark": "programs", "rows": rows, "differences": _compare(cells, rows)}))
 
 
-def _summarise(cells: list[Cell], program: str, cap: int, num_questions: int) -> dict | None:
+def _summarise(cells: list[Cell], program: str, cap: int) -> dict | None:
     mine = [cell for cell in cells if (cell.program, cell.cap) == (program, cap)]
     if not mine:
         return None
-    num_right = sum(cell.rights.count("1") for cell in mine)
+    averages = _average(cells, program, cap)
+    total = sum(len(cell.rights) for cell in mine)
     # Seeds share their questions, so the interval is that of the questions alone, at the mean accuracy.
-    interval = wilson_interval(round(num_right / len(mine)), num_questions)
-    sequential = [cell.sequential_tokens for cell in mine if cell.sequential_tokens is not None]
+    low, high = wilson_interval(round(sum(averages.values())), len(averages))
+    known = [cell for cell in mine if cell.sequential_tokens is not None]
+    sequential = sum(cell.sequential_tokens for cell in known)
     return {
         "program": program,
         "cap": cap,
-        "num_seeds": len(mine),
-        "accuracy": round(num_right / (len(mine) * num_questions), 4),
-        "accuracy_by_seed": [round(cell.accuracy, 4) for cell in mine],
-        "accuracy_interval": [round(value, 4) for value in interval],
-        "net_tokens": round(sum(cell.net_tokens for cell in mine) / len(mine) / num_questions, 1),
-        "sequential_tokens": round(sum(sequential) / len(sequential) / num_questions, 1)
-        if sequential
+        "num_questions": len(averages),
+        "num_seeds": len({cell.seed for cell in mine}),
+        "accuracy": round(sum(averages.values()) / len(averages), 4),
+        "accuracy_interval": [round(low, 4), round(high, 4)],
+        "net_tokens": round(sum(cell.net_tokens for cell in mine) / total, 1),
+        "sequential_tokens": round(sequential / sum(len(cell.rights) for cell in known), 1)
+        if known
         else None,
     }
 
@@ -275,20 +270,27 @@ def _compare(cells: list[Cell], rows: list[dict]) -> dict[str, dict]:
 
 
 def _difference(cells: list[Cell], one: tuple[str, int], other: tuple[str, int]) -> dict | None:
-    """Paired over questions: the mean over seeds of each side, question by question."""
+    """Paired over the questions that both have answered: the mean over seeds of each side, question by question."""
     before, after = _average(cells, *one), _average(cells, *other)
-    if before is None or after is None:
+    shared = sorted(set(before) & set(after))
+    if not shared:
         return None
-    difference = paired_difference(before, after)
+    difference = paired_difference([before[place] for place in shared], [after[place] for place in shared])
     return {
+        "num_questions": len(shared),
         "points": round(difference.mean * 100, 2),
         "interval": [round(difference.low * 100, 2), round(difference.high * 100, 2)],
     }
 
 
-def _average(cells: list[Cell], program: str, cap: int) -> list[float] | None:
-    rights = [cell.rights for cell in cells if (cell.program, cell.cap) == (program, cap)]
-    return [sum(map(int, column)) / len(rights) for column in zip(*rights, strict=True)] if rights else None
+def _average(cells: list[Cell], program: str, cap: int) -> dict[tuple[int, int], float]:
+    """For each question (its part and its place there) the share of the seeds that answered it right."""
+    flags: dict[tuple[int, int], list[int]] = {}
+    for cell in cells:
+        if (cell.program, cell.cap) == (program, cap):
+            for index, flag in enumerate(cell.rights):
+                flags.setdefault((cell.part, index), []).append(int(flag))
+    return {place: sum(values) / len(values) for place, values in flags.items()}
 
 
 def _interpolate(rows: list[dict], net_tokens: float) -> float | None:
@@ -301,11 +303,11 @@ def _interpolate(rows: list[dict], net_tokens: float) -> float | None:
     return votes[-1][1] if votes and net_tokens > votes[-1][0] else None
 
 
-def _read_cells(path: Path | None, num_questions: int) -> list[Cell]:
+def _read_cells(path: Path | None, parts: list[list[Question]]) -> list[Cell]:
     if path is None or not path.exists():
         return []
     cells = [Cell(**json.loads(line)) for line in path.read_text().splitlines()]
-    return [cell for cell in cells if len(cell.rights) == num_questions]
+    return [cell for cell in cells if cell.part < len(parts) and len(cell.rights) == len(parts[cell.part])]
 
 
 def _write_cells(path: Path | None, cells: list[Cell]) -> None:

@@ -13,7 +13,7 @@ from hf_dynasor.drivers import arun, run, run_many
 from hf_dynasor.errors import HFDynasorError
 from hf_dynasor.grants import Answer, Knob
 from hf_dynasor.program import ReasoningProgram
-from hf_dynasor.programs import SelfConsistency
+from hf_dynasor.programs import MCTS, Beam, BestOfN, Rebase, SelfConsistency
 from hf_dynasor.recipe import Recipe
 from hf_dynasor.scheduler import Even, Length, StaticThreshold
 
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "MCTS",
     "TABLE_1",
     "Answer",
+    "Beam",
+    "BestOfN",
     "Certaindex",
     "Even",
     "HFDynasorError",
@@ -33,6 +36,7 @@ __all__ = [
     "Length",
     "Prompt",
     "ReasoningProgram",
+    "Rebase",
     "Recipe",
     "SamplingParams",
     "SelfConsistency",
