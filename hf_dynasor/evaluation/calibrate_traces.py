@@ -22,6 +22,7 @@ from hf_dynasor.evaluation.calibration_grids import list_settings
 from hf_dynasor.evaluation.drift import DriftReport, check_drift
 from hf_dynasor.evaluation.policy_specs import PolicySpec
 from hf_dynasor.evaluation.replay_rules import EXIT_STYLE, RULES
+from hf_dynasor.evaluation.replay_width_depth import DEFAULT_BUDGET
 from hf_dynasor.evaluation.replayed import ReplayedQuestion
 from hf_dynasor.evaluation.trace_sets import OpenTraces, replay
 from hf_dynasor.scheduler.policy_file import PolicyFile, PolicyKind
@@ -155,7 +156,7 @@ def find_budget(traces: OpenTraces, options: ReplayOptions) -> int | None:
     elif options.program == "self_consistency":
         budgets = {len(trace.branches) for trace in traces.recorded.width_depth()}
     else:
-        return None
+        return DEFAULT_BUDGET
     if len(budgets) > 1:
         raise InputError(
             f"Got traces with full budgets from {min(budgets)} to {max(budgets)}, but a promise is for one cap. "
