@@ -89,9 +89,10 @@ def main() -> None:
 
 def _plan(arguments: argparse.Namespace, num_parts: int) -> Iterator[tuple[str, int, int]]:
     """The runs: program, seed and part of the questions."""
-    yield from (("greedy", 0, part) for part in range(num_parts))
+    chosen = [part for part in range(num_parts) if part in (arguments.parts or range(num_parts))]
+    yield from (("greedy", 0, part) for part in chosen)
     for seed in range(arguments.num_seeds):
-        for part in range(num_parts):
+        for part in chosen:
             for program in arguments.programs:
                 yield program, seed, part
 
@@ -322,6 +323,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--num-seeds", type=int, default=3)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--programs", nargs="+", default=["best_of_n", "rebase", "mcts", "beam"])
+    parser.add_argument(
+        "--parts", type=int, nargs="+", help=f"run these parts of {PART} questions only, counted from 0"
+    )
     parser.add_argument("--cells", type=Path, help="file that keeps finished runs for the next call")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--engine", default="auto")
