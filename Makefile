@@ -46,7 +46,7 @@ format: install-dev  ## Rewrite files in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-engines bench-self-consistency bench-smollm2 bench-stopping  ## Every benchmark
+bench: bench-engines bench-self-consistency bench-smollm2 bench-stopping bench-programs  ## Every benchmark
 
 bench-engines: install-dev  ## Tokens per second of each engine, side by side
 	$(BIN)/python benchmarks/engine_speed.py
@@ -56,6 +56,9 @@ bench-self-consistency: install-dev  ## Tokens saved at equal accuracy, static t
 
 bench-smollm2: install-dev  ## SmolLM2-135M end to end; WORD_PROBLEMS=FILE.jsonl adds word problems
 	$(BIN)/python benchmarks/smollm2.py $(if $(WORD_PROBLEMS),--word-problems $(WORD_PROBLEMS))
+
+bench-programs: install-dev  ## Samples, trees and searches: accuracy against tokens, caps swept
+	$(BIN)/python benchmarks/programs.py --engine continuous --cells programs-cells.jsonl
 
 bench-stopping: install-dev  ## Early exits and the cost of a probe
 	$(BIN)/python benchmarks/early_exit.py --num-questions 500 --batch 8
