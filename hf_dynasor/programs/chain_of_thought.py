@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import replace
 
-from hf_dynasor.answers import AnswerKey, canonicalise, find_answer
+from hf_dynasor.answers import AnswerKey, find_answer
 from hf_dynasor.certaindex import Certaindex, agreement, answer_probability, normalised_entropy
 from hf_dynasor.certaindex.readings import Progress, Reading, TraceEntry, Verdict, Vote
 from hf_dynasor.core import (
@@ -28,7 +28,7 @@ from hf_dynasor.grants import Decision, Knob, StopReason
 from hf_dynasor.paths import PathRecord
 from hf_dynasor.program import Flow, ReasoningProgram, derive_seed
 from hf_dynasor.programs.chain_settings import ChainSettings
-from hf_dynasor.programs.chain_text import ChainPiece, ChainText, OpenedBox, list_pieces
+from hf_dynasor.programs.chain_text import ChainPiece, ChainText, OpenedBox, list_pieces, make_key
 
 CHAIN_SAMPLING = SamplingParams(temperature=0.6)
 DEFAULT_SETTINGS = ChainSettings()
@@ -129,7 +129,7 @@ class ChainOfThought(ReasoningProgram):
         if not self._spent and self._ending is None:  # what is forced needs more room than the grant gives
             self._ending = FinishReason.LENGTH
         if self._ending is not None and self.verdict is None:
-            self._keys.append(self._make_key(self._find_stated()))
+            self._keys.append(make_key(self._find_stated(), self.settings.answer_format))
 
     def count_spent(self, grant: int) -> int:
         """Tokens that the chain grew by."""
@@ -275,7 +275,7 @@ class ChainOfThought(ReasoningProgram):
         """Tell the rule what was read, and end the thought where it says so."""
         reading = box.read(self._chain.progress, self.settings.answer_format)
         self.readings.append(reading)
-        self._keys.append(self._make_key(reading.answer))
+        self._keys.append(make_key(reading.answer, self.settings.answer_format))
         verdict = Verdict(vote=Vote.CONTINUE)
         if self.settings.mode != "guided":
             verdict = self._state.observe(reading)
@@ -294,10 +294,6 @@ class ChainOfThought(ReasoningProgram):
             self._ending = FinishReason.STOP
         else:
             self._chain.force(self.settings.closing_text)
-
-    def _make_key(self, answer: str | None) -> AnswerKey | None:
-        key = None if answer is None else canonicalise(answer, format=self.settings.answer_format)
-        return key if key and key.value else None
 
     def _find_stated(self) -> str | None:
         """The answer that stands in the chain itself; none where a rule cut its thought short."""

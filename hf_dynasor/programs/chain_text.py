@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hf_dynasor.answers import AnswerFormat, extract_answer
+from hf_dynasor.answers import AnswerFormat, AnswerKey, canonicalise, extract_answer
 from hf_dynasor.answers.elicitation import find_answer_end, is_closed_answer
 from hf_dynasor.certaindex.readings import Progress, Reading
 from hf_dynasor.core import Completion, FinishReason, Prompt, Segment, TokenIds
@@ -166,6 +166,12 @@ def list_pieces(
         )
         for index, piece in enumerate(pieces)
     )
+
+
+def make_key(answer: str | None, format: AnswerFormat) -> AnswerKey | None:
+    """What a reading says, to be compared; `None` where it says nothing."""
+    key = None if answer is None else canonicalise(answer, format=format)
+    return key if key and key.value else None
 
 
 def _take_until(logprobs: Sequence[float], offsets: Sequence[int], end: int | None) -> tuple[float, ...]:

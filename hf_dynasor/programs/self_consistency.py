@@ -7,12 +7,12 @@ the winner's answer tokens and its mean reward (paper §2, §3). Answers are see
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
-from hf_dynasor.answers import AnswerFormat, AnswerGroups, FoundAnswer, check_format, find_answer
+from hf_dynasor.answers import AnswerFormat, AnswerGroups, check_format, find_answer
 from hf_dynasor.answers.groupers import Grouper, KeyGrouper
-from hf_dynasor.certaindex import Certaindex, agreement, answer_probability, mean_signal, normalised_entropy
+from hf_dynasor.certaindex import Certaindex, agreement, mean_signal, normalised_entropy
 from hf_dynasor.core import (
     Command,
     Completion,
@@ -27,35 +27,13 @@ from hf_dynasor.errors import ConfigurationError, ProgramError
 from hf_dynasor.grants import Decision, Knob, StopReason
 from hf_dynasor.paths import PathRecord
 from hf_dynasor.program import Flow, ReasoningProgram, derive_seed
+from hf_dynasor.programs.samples import Sample, read_probability
 from hf_dynasor.programs.voting import Tally, Vote, check_vote, count_votes, is_decided
 
 DEFAULT_SAMPLING = SamplingParams(max_new_tokens=512, temperature=0.7)
 
 Rater: TypeAlias = Callable[[Completion], float | None]
 """A reward in [0, 1] of a finished sample, from nothing but its completion; `None` where it cannot be rated."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One finished path.
-
-    Args:
-        index: Its place among the program's samples.
-        text: What was generated.
-        answer: The final answer that it states; `None` where it states none.
-        probability: Geometric mean probability of the answer's tokens, where known.
-        num_tokens: Tokens generated.
-        finish_reason: How it ended.
-        reward: What it is worth, in [0, 1], where it was rated.
-    """
-
-    index: int
-    text: str
-    answer: str | None
-    probability: float | None
-    num_tokens: int
-    finish_reason: FinishReason
-    reward: float | None = None
 
 
 class SelfConsistency(ReasoningProgram):
@@ -222,7 +200,7 @@ class SelfConsistency(ReasoningProgram):
             index=index,
             text=completion.text,
             answer=found.text if found else None,
-            probability=_read_probability(completion, found),
+            probability=read_probability(completion, found),
             num_tokens=completion.usage.net_tokens,
             finish_reason=completion.finish_reason,
         )
@@ -287,16 +265,3 @@ def _check_options(
 
 def _name_request(index: int) -> str:
     return f"sample-{index}"
-
-
-def _read_probability(completion: Completion, found: FoundAnswer | None) -> float | None:
-    """Geometric mean probability of the tokens that spell the answer where it was found."""
-    if found is None or completion.logprobs is None or completion.offsets is None:
-        return None
-    borders = [*completion.offsets, len(completion.text)]
-    inside = [
-        logprob
-        for logprob, left, right in zip(completion.logprobs, borders[:-1], borders[1:], strict=True)
-        if left < found.end and right > found.start
-    ]
-    return answer_probability(inside)

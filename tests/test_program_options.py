@@ -1,0 +1,64 @@
+"""A recipe's program options: read by the program that they are for, refused by every other."""
+
+import pytest
+
+from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.program_options import build_chain_settings
+from hf_dynasor.recipe import Recipe
+from hf_dynasor.stopping import EFFORTS, AnswerConsistency, BoundaryConfidence
+
+
+def build(program, **options):
+    return Recipe(program=program, program_options=options).build("What is 2+2?")
+
+
+def test_a_chain_is_read_by_the_rule_that_fits_its_mode():
+    assert build("chain_of_thought")[0].settings.rule == EFFORTS["mid"]
+    assert build("chain_of_thought", interval=16)[0].settings.rule == AnswerConsistency(window=3, interval=16)
+    assert build("chain_of_thought", mode="cut")[0].settings.rule.interval == 1
+    assert build("chain_of_thought", mode="guided")[0].settings.rule is None
+    assert build("chain_of_thought", rule="none")[0].settings.rule is None
+    assert build("chain_of_thought", rule="crazy")[0].settings.rule == EFFORTS["crazy"]
+
+
+def test_a_rule_brings_its_own_delimiter():
+    rule = BoundaryConfidence(delimiter="\n")
+    assert build_chain_settings(rule=rule).delimiter == "\n"
+    assert build_chain_settings(rule="boundary_confidence").rule == BoundaryConfidence()
+
+
+def test_programs_that_read_themselves_are_granted_everything():
+    program, policy = build("chain_of_thought")
+    assert (policy.name, program.knob.unit) == ("even", "tokens")
+    assert build("chain_consistency")[1].name == "even"
+    assert build("self_consistency")[1].name == "static"
+
+
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [
+        ("self_consistency", {"mode": "cut"}),
+        ("chain_of_thought", {"vote": "majority"}),
+        ("chain_of_thought", {"stop_decided": True}),
+        ("self_consistency", {"settings": None}),
+    ],
+)
+def test_an_option_that_a_program_does_not_read_raises(program, options):
+    (name,) = options
+    with pytest.raises(ConfigurationError, match=f"'{name}'.*{program} does not read"):
+        build(program, **options)
+
+
+def test_an_unknown_rule_lists_the_known_ones():
+    with pytest.raises(ConfigurationError, match="Unknown stopping rule 'maybe'.*none"):
+        build("chain_of_thought", rule="maybe")
+
+
+def test_a_certainty_vote_asks_for_the_probabilities_that_it_weighs_by():
+    assert build("self_consistency", vote="certainty")[0].sampling.logprobs
+
+
+def test_new_answer_formats_reach_the_programs():
+    recipe = Recipe(program="chain_of_thought", answer_format="set")
+    assert recipe.build("q")[0].settings.answer_format == "set"
+    assert Recipe(answer_format="code").build("q")[0].answer_format == "code"
