@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -25,9 +26,12 @@ from hf_dynasor.serving.http.chat_programs import answer_program_chat
 from hf_dynasor.serving.http.completions import answer_completion
 from hf_dynasor.serving.http.errors import ApiError, not_found, translate
 from hf_dynasor.serving.http.gate import BodyLimit, Gate, RequestIds
+from hf_dynasor.serving.http.job_runner import JobRunner
+from hf_dynasor.serving.http.job_store import JobStore, SqliteJobStore
 from hf_dynasor.serving.http.metrics import Metrics
 from hf_dynasor.serving.http.model_info import ServedModel
 from hf_dynasor.serving.http.operations import add_operations, make_cache_reader, read_state
+from hf_dynasor.serving.http.programs_api import add_programs, run_job
 from hf_dynasor.serving.http.settings import ServerSettings
 from hf_dynasor.serving.http.state import ServerState
 from hf_dynasor.serving.http.watching import until_disconnect
@@ -38,6 +42,7 @@ def create_app(
     model: ServedModel,
     settings: ServerSettings | None = None,
     *,
+    store: JobStore | None = None,
     clock: Clock | None = None,
     wall_time: Callable[[], float] = time.time,
 ) -> FastAPI:
@@ -47,16 +52,26 @@ def create_app(
         engine: Where requests go; the caller closes it.
         model: What is served.
         settings: Limits and defaults.
+        store: Where programs of `/v1/programs` are kept; by default in memory. The app closes it.
         clock: For limits and measurements.
         wall_time: Unix seconds, for the times in answers.
     """
     settings = settings or ServerSettings()
     clock = clock or MonotonicClock()
+    jobs = store if store is not None else SqliteJobStore()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.server = _make_state(engine, model, settings, clock)
+        state = app.state.server = _make_state(engine, model, settings, clock)
+        app.state.jobs = JobRunner(
+            jobs,
+            partial(run_job, state),
+            max_active=settings.max_programs,
+            keep=settings.max_programs_kept,
+        )
+        app.state.jobs.start()
         yield
+        await app.state.jobs.stop()
 
     app = FastAPI(title="hf_dynasor", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.wall_time = wall_time
@@ -64,6 +79,7 @@ def create_app(
     _add_error_handlers(app)
     _add_openai_routes(app)
     _add_token_routes(app)
+    add_programs(app, jobs)
     add_operations(app)
     return app
 

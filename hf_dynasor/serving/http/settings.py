@@ -15,8 +15,9 @@ _AT_LEAST_ONE = (
     "max_prompts",
     "max_stop_strings",
     "max_programs_kept",
+    "max_programs",
 )
-_ABOVE_ZERO = ("request_timeout_s", "drain_timeout_s", "keep_alive_s", "restart_delay_s")
+_ABOVE_ZERO = ("request_timeout_s", "program_timeout_s", "drain_timeout_s", "keep_alive_s", "restart_delay_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,8 @@ class ServerSettings:
         max_prompts: Most prompts in one completions request.
         max_stop_strings: Most stop strings in one request.
         max_programs_kept: Finished programs that `/v1/programs` remembers; the oldest are forgotten first.
+        max_programs: Programs of `/v1/programs` and batches that run at once.
+        program_timeout_s: Seconds that one of those may take.
         request_timeout_s: Seconds after which a request is cancelled and answered with 504.
         drain_timeout_s: Seconds that running requests get to finish after SIGTERM.
         keep_alive_s: Seconds of silence after which a stream sends a comment.
@@ -51,6 +54,8 @@ class ServerSettings:
     max_prompts: int = 128
     max_stop_strings: int = 16
     max_programs_kept: int = 1000
+    max_programs: int = 16
+    program_timeout_s: float = 3600.0
     request_timeout_s: float = 600.0
     drain_timeout_s: float = 30.0
     keep_alive_s: float = 15.0
