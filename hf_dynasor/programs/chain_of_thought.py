@@ -85,8 +85,7 @@ class ChainOfThought(ReasoningProgram):
         self._chain = ChainText(prompt, settings.think_end)
         self._state = settings.start_rule()
         self._next_at = settings.interval
-        self._limit = 0
-        self._spent = 0
+        self._limit = self._spent = 0
         self._keys: list[AnswerKey | None] = []
         self._ending: FinishReason | None = None
         self._errors: list[str] = []
@@ -218,15 +217,10 @@ class ChainOfThought(ReasoningProgram):
             self._ending = FinishReason.FAILED
             return part
         self.usage = self.usage + Usage(forced=self._chain.count_forced(part.usage.prompt))
-        start = self._chain.num_tokens
-        count = self._chain.append(part, stop=stop)
-        self.pieces.append(
-            ChainPiece(
-                name=name, start=start, text=part.text, num_tokens=count, finish_reason=part.finish_reason
-            )
-        )
-        is_chunk_full = part.finish_reason is FinishReason.LENGTH and count >= limit
-        if not is_chunk_full and not (part.finish_reason is FinishReason.STOP and stop and count):
+        piece = self._chain.append(part, name, stop=stop)
+        self.pieces.append(piece)
+        is_chunk_full = part.finish_reason is FinishReason.LENGTH and piece.num_tokens >= limit
+        if not is_chunk_full and not (part.finish_reason is FinishReason.STOP and stop and piece.num_tokens):
             self._ending = part.finish_reason
         return part
 

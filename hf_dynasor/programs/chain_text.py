@@ -44,8 +44,8 @@ class ChainText:
         """How far the thinking is."""
         return Progress(num_tokens=self.num_thinking, tail=self.text[-_TAIL:])
 
-    def append(self, completion: Completion, *, stop: str = "") -> int:
-        """Take in what was generated; `stop` is the stop string that was asked for. Returns its tokens."""
+    def append(self, completion: Completion, name: str, *, stop: str = "") -> ChainPiece:
+        """Take in what was generated, as a piece of that name; `stop` is the stop string that was asked for."""
         text = completion.text + (stop if completion.finish_reason is FinishReason.STOP else "")
         ids = completion.token_ids
         if ids:
@@ -57,8 +57,15 @@ class ChainText:
         elif text:  # an engine that returns no ids: its text is all there is to continue from
             self._segments.append(text)
         count = len(ids) or completion.usage.sampled
+        piece = ChainPiece(
+            name=name,
+            start=self.num_tokens,
+            text=completion.text,
+            num_tokens=count,
+            finish_reason=completion.finish_reason,
+        )
         self._grow(text, count)
-        return count
+        return piece
 
     def force(self, text: str) -> None:
         """Have the next request continue from a text that the model did not write; its tokens are counted then."""
