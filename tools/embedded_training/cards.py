@@ -25,7 +25,16 @@ def write_cards(figures: Figures, *, reasoner_folder: Path, step_reward_folder: 
     (reasoner_folder / EVALUATION_NAME).write_text(json.dumps(figures, indent=1) + "\n")
     (reasoner_folder / "README.md").write_text(format_reasoner_card(figures))
     if "trained" in figures["step_reward"]:
-        (step_reward_folder / "README.md").write_text(format_step_reward_card(figures))
+        kept = step_reward_folder / EVALUATION_NAME
+        fresh = json.loads(kept.read_text()) if kept.exists() else None
+        (step_reward_folder / "README.md").write_text(format_step_reward_card(figures, fresh))
+
+
+def write_step_reward_card(fresh: Figures, *, reasoner_folder: Path, step_reward_folder: Path) -> None:
+    """Writes the comparison of step rewards on fresh questions beside the step reward, and its card anew."""
+    figures = json.loads((reasoner_folder / EVALUATION_NAME).read_text())
+    (step_reward_folder / EVALUATION_NAME).write_text(json.dumps(fresh, indent=1) + "\n")
+    (step_reward_folder / "README.md").write_text(format_step_reward_card(figures, fresh))
 
 
 def format_table(figures: Figures) -> str:
@@ -57,14 +66,50 @@ def format_reasoner_card(figures: Figures) -> str:
     )
 
 
-def format_step_reward_card(figures: Figures) -> str:
-    """Returns the step reward's model card."""
+def format_step_reward_card(figures: Figures, fresh: Figures | None = None) -> str:
+    """Returns the step reward's model card; `fresh` compares the rewards on further questions."""
     template = (Path(__file__).parent / "step_reward_card.md").read_text()
     return _HEADER.format(task="text-classification", tag="process-reward-model") + template.format(
         num_problems=figures["num_problems"],
         table=_format_step_reward_table(figures["step_reward"]),
         better=_describe_better(figures["step_reward"]),
+        fresh=format_fresh_table(fresh) if fresh else "Not measured.",
     )
+
+
+def format_fresh_table(fresh: Figures) -> str:
+    """Returns the comparison of step rewards on fresh questions, as a Markdown table and a sentence."""
+    rewards = fresh["rewards"]
+    levels = sorted({level for row in rewards.values() for level in row["auroc_by_level"]}, key=int)
+    lines = [
+        f"| reward | pairs of steps within a level | {' | '.join(levels)} | pairs of chains within a question | pairs that differ in one result | best of 8 |",
+        "|---" * (len(levels) + 5) + "|",
+    ]
+    for name, row in rewards.items():
+        within = [
+            f"{row['auroc_by_level'][level]:.3f}" if level in row["auroc_by_level"] else "–"
+            for level in levels
+        ]
+        cells = [f"{row['auroc_pairs_within_level']:.3f}", *within]
+        cells += [
+            f"{row['chain_pairs_within_question']:.3f}",
+            f"{row['result_pairs']:.3f}",
+            _interval(row["best_of_8"]),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    others = (
+        f"One sample {_interval(fresh['one_sample'])}, majority of the eight {_interval(fresh['majority'])}, one of the "
+        f"eight right {_interval(fresh['one_of_them_right'])}."
+    )
+    gains = fresh["best_of_8_gain_of_default_over"] | {
+        "majority": fresh["best_of_8_gain_of_default_over_majority"]
+    }
+    told = ", ".join(
+        f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] on *{name}*"
+        for name, gain in gains.items()
+    )
+    first = next(iter(rewards))
+    return "\n".join([*lines, "", others, f"Points of best of 8 by *{first}*, question by question: {told}."])
 
 
 def _describe_sampling(temperature: str, row: Figures) -> str:
