@@ -38,7 +38,7 @@ EMBEDDED = Path(__file__).parent / "workloads" / "embedded_self_consistency.json
 BREAKDOWN = ("lpm", "gang", "lpm + certaindex", "gang + certaindex", "gang_sjf + certaindex")
 SERVED = ("lpm", "app_fifo", "gang_sjf", "gang_sjf + certaindex", "sjf + certaindex", "deadline + certaindex")
 BASELINE, OURS, BOUND = "lpm", "gang_sjf + certaindex", "oracle + certaindex"
-BARS = (BASELINE, "app_fifo", "lpm + certaindex", OURS, "sjf + certaindex", BOUND)
+BARS = (BASELINE, "lpm + certaindex", OURS, BOUND)
 SCALES = (0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 CONFIDENCES = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 
@@ -54,6 +54,8 @@ class Case:
         num_programs: Programs of a run.
         max_requests: Places of the engine.
         is_depth: Whether certaindex ends chains (probability of the answer) instead of counting samples.
+        stop_decided: Whether certaindex is read at every end, and what cannot change the vote is given up, instead of
+            at a detection point: for widths too small to be split into grants.
         scales: SLO scales.
     """
 
@@ -63,13 +65,21 @@ class Case:
     num_programs: int
     max_requests: int = 64
     is_depth: bool = False
+    stop_decided: bool = False
     scales: tuple[float, ...] = (1.5, 2.0, 3.0)
 
 
 CASES = (
-    Case(name="embedded", budget=20, num_programs=400),
-    Case(name="aime24", files=("qwen3_8b_aime24.jsonl",), budget=32, num_programs=120, max_requests=48),
-    Case(name="last_letters", files=("gpt35_last_letters.jsonl",), budget=40, num_programs=300),
+    Case(name="embedded", budget=20, num_programs=300),
+    Case(
+        name="aime24",
+        files=("qwen3_8b_aime24.jsonl",),
+        budget=32,
+        num_programs=90,
+        max_requests=48,
+        scales=(1.5, 3.0),
+    ),
+    Case(name="last_letters", files=("gpt35_last_letters.jsonl",), budget=40, num_programs=200),
     Case(
         name="probed_width_3",
         files=tuple(
@@ -79,6 +89,7 @@ CASES = (
         ),
         budget=3,
         num_programs=400,
+        stop_decided=True,
         scales=(2.0, 3.0, 6.0),
     ),
     Case(
@@ -89,7 +100,7 @@ CASES = (
             for seed in (42, 43)
         ),
         budget=1,
-        num_programs=800,
+        num_programs=600,
         is_depth=True,
         scales=(2.0, 3.0, 6.0),
     ),
@@ -229,6 +240,8 @@ def _prepare_case(case: Case, files: Sequence[Path]) -> tuple[Study, dict[str, C
     if case.is_depth:
         return _prepare_depth(case, files, limits)
     workload = open_workload(files, budget=case.budget, name=case.name)
+    if case.stop_decided:
+        return _prepare_decided(case, workload, limits)
     study, certain = prepare_study(workload, num_programs=case.num_programs, limits=limits)
     how = f"entropy > {certain.thresholds.entropy} at {certain.detect_at}"
     return study, make_contenders(certain, BARS), how
@@ -255,6 +268,19 @@ def _prepare_depth(
     return study, contenders, f"answer probability > {confidence}"
 
 
+def _prepare_decided(
+    case: Case, workload: Workload, limits: Limits
+) -> tuple[Study, dict[str, Contender], str]:
+    """Nothing is calibrated, since a decided vote loses nothing; the test half is the same as for the others."""
+    _, test = split_positions(len(workload.questions))
+    study = make_study(workload.keep(test, ""), num_programs=case.num_programs, limits=limits)
+    contenders = {
+        name: replace(contender, stop_decided="certaindex" in name)
+        for name, contender in make_contenders(Even(), BARS).items()
+    }
+    return study, contenders, "vote decided"
+
+
 def _all_branches(workload: Workload) -> Workload:
     """Each branch a question of its own, so that every one of them counts."""
     questions = tuple(
@@ -272,7 +298,7 @@ def _measure_case(case: Case, study: Study, contenders: dict[str, Contender]) ->
     for scale in case.scales:
         rates: dict[str, float | None] = {}
         for name, contender in contenders.items():
-            rates[name] = study.sustained_rate(contender, scale, start=start, precision=0.05)
+            rates[name] = study.sustained_rate(contender, scale, start=start, precision=0.06)
             start = rates[BASELINE] or start
         by_scale[str(scale)] = _compare(study, contenders, scale, rates)
     accuracies = {

@@ -48,6 +48,7 @@ class Contender:
         knows_lengths: Whether it is the oracle.
         workload: The same questions with the same branches, where they end earlier under this contender (an exit
             inside the chain of thought); `None` for those of the study.
+        stop_decided: Whether branches that cannot change a program's vote are given up.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Contender:
     allocation: AllocationPolicy
     knows_lengths: bool = False
     workload: Workload | None = None
+    stop_decided: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,7 @@ class Study:
             slo_scale=scale,
             slo_base=self.base,
             seed=self.seed,
+            stop_decided=contender.stop_decided,
             knows_lengths=contender.knows_lengths,
         ).run()
 

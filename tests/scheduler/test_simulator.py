@@ -376,3 +376,22 @@ def test_many_requests_on_a_large_engine_end_in_bounded_time():
     ).run()
     assert result.num_requests == 20_000
     assert math.isfinite(result.mean_latency)
+
+
+def test_branches_that_cannot_change_the_vote_are_given_up_and_nothing_is_lost():
+    workload = make_random_workload(9)
+    options = {"allocation": Even(), "num_programs": 40}
+    full = make_simulation(workload, **options).run()
+    decided = make_simulation(workload, **options, stop_decided=True).run()
+    assert [o.is_correct for o in decided.outcomes] == [o.is_correct for o in full.outcomes]
+    assert decided.num_tokens < full.num_tokens
+    assert decided.mean_latency < full.mean_latency
+
+
+def test_a_resumed_request_ends_though_another_prompt_is_under_way():
+    """Once the simulator missed the end of a request that went on in the same step as a part of a long prompt."""
+    for seed in range(6):
+        workload = make_random_workload(seed, budget=4)
+        limits = Limits(max_requests=4, max_tokens=6, num_blocks=40, page_size=4, headroom_steps=4)
+        result = make_simulation(workload, "sjf", limits=limits, seed=seed, num_programs=40).run()
+        assert len(result.outcomes) == 40

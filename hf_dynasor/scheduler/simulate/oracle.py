@@ -16,8 +16,12 @@ class Oracle(WorkEstimator):
     def foresee(self, program_id: str, twin: SimulatedProgram) -> None:
         """Run a twin of the program to its end."""
         while indices := twin.ask():
-            for index in indices:
-                twin.note_finished(index)
+            shortest_first = sorted(indices, key=lambda index: twin.branches[index].num_tokens)
+            for index in shortest_first:
+                if twin.note_finished(index):
+                    break
+            for index in tuple(twin.open):
+                twin.give_up(index, twin.branches[shortest_first[-1]].num_tokens)
         self._totals[program_id] = twin
 
     def estimate(self, kind: str, work: WorkSoFar) -> Estimate:

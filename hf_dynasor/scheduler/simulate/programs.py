@@ -22,6 +22,7 @@ class SimulatedProgram:
         branches: As many of them as the full budget, in the order in which they are spent.
         policy: Grants units.
         unit: What a branch is called.
+        stop_decided: Whether branches that cannot change the vote are given up, as `SelfConsistency` can.
     """
 
     def __init__(
@@ -30,12 +31,15 @@ class SimulatedProgram:
         branches: Sequence[RecordedBranch],
         policy: AllocationPolicy,
         unit: str,
+        stop_decided: bool = False,
     ) -> None:
         self.question = question
         self.branches = branches
         self.trace: tuple[GrantRecord, ...] = ()
-        self.num_open = 0
+        self.open: set[int] = set()
         self.num_tokens = 0
+        self._finished: set[int] = set()
+        self._stop_decided = stop_decided
         self._policy = policy
         self._knob = Knob(unit=unit, maximum=len(branches))
         self._num_granted = 0
@@ -51,7 +55,9 @@ class SimulatedProgram:
         return self._num_granted
 
     def ask(self) -> range:
-        """Indices of the branches of the next grant; none where the policy denies."""
+        """Indices of the branches of the next grant; none where the policy denies or the vote is decided."""
+        if self._stop_decided and self._is_decided():
+            return range(0)
         decision = self._policy.allocate(self._knob, self.trace)
         first = self._num_granted
         if decision.units > len(self.branches) - first:
@@ -59,40 +65,59 @@ class SimulatedProgram:
                 f"Policy {self._policy.name!r} granted {decision.units} but at most {len(self.branches) - first} are left."
             )
         self._num_granted += decision.units
-        self.num_open = decision.units
+        self.open = set(range(first, self._num_granted))
         return range(first, self._num_granted)
 
     def note_finished(self, index: int) -> bool:
-        """A branch ended; returns whether the grant is spent, and then the certaindex is new."""
+        """A branch ended; returns whether the grant is over, and then the certaindex is new.
+
+        What is left in `open` then cannot change the vote and is to be given up.
+        """
         self.num_tokens += self.branches[index].num_tokens
-        self.num_open -= 1
-        if self.num_open:
+        self.open.discard(index)
+        self._finished.add(index)
+        if self.open and not (self._stop_decided and self._is_decided()):
             return False
         self.trace = (*self.trace, self._record())
         return True
 
+    def give_up(self, index: int, num_tokens: int) -> None:
+        """A branch was given up after so many tokens, which count."""
+        self.open.discard(index)
+        self.num_tokens += num_tokens
+
     def is_right(self) -> bool:
         """Whether the majority's answer is right; of equal groups the one that was seen first."""
-        stated = [branch.group for branch in self.branches[: self._num_granted] if branch.group is not None]
+        stated = [branch for branch in self._list_finished() if branch.group is not None]
         if not stated:
             return False
-        winner = Counter(stated).most_common(1)[0][0]
-        return next(branch.is_correct for branch in self.branches if branch.group == winner)
+        winner = Counter(branch.group for branch in stated).most_common(1)[0][0]
+        return next(branch.is_correct for branch in stated if branch.group == winner)
+
+    def _list_finished(self) -> list[RecordedBranch]:
+        """By index: the vote must not depend on which branch ended first."""
+        return [self.branches[index] for index in sorted(self._finished)]
+
+    def _is_decided(self) -> bool:
+        """Whether no vote of the branches that are left of the full budget can change the majority."""
+        counts = Counter(branch.group for branch in self._list_finished() if branch.group is not None)
+        first, second = [*(count for _, count in counts.most_common(2)), 0, 0][:2]
+        return first > second + len(self.branches) - len(self._finished)
 
     def _record(self) -> GrantRecord:
         before = self.trace[-1] if self.trace else None
         total, done = self._num_granted, before.total if before else 0
-        wave = max(branch.num_tokens for branch in self.branches[done:total])
+        wave = max(self.branches[index].num_tokens for index in self._finished if index >= done)
         groups = self._list_groups()
         sizes = tuple(Counter(groups).values())
-        has_answer = any(branch.group is not None for branch in self.branches[:total])
+        has_answer = any(branch.group is not None for branch in self._list_finished())
         return GrantRecord(
             units=total - done,
             total=total,
             certaindex=Certaindex(
                 entropy=normalised_entropy(sizes),
                 agreement=agreement(sizes) if has_answer else None,
-                num_paths=total,
+                num_paths=len(self._finished),
             ),
             usage=Usage(sampled=self.num_tokens),
             sequential_tokens=(before.sequential_tokens if before else 0) + wave,
@@ -104,7 +129,7 @@ class SimulatedProgram:
         numbers: dict[object, int] = {}
         return tuple(
             numbers.setdefault((index,) if branch.group is None else branch.group, len(numbers))
-            for index, branch in enumerate(self.branches[: self._num_granted])
+            for index, branch in enumerate(self._list_finished())
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hf_dynasor.core import RequestKey
@@ -25,7 +25,7 @@ from hf_dynasor.scheduler.simulate.engine_model import EngineModel
 from hf_dynasor.scheduler.simulate.oracle import Oracle
 from hf_dynasor.scheduler.simulate.programs import SimulatedProgram
 from hf_dynasor.scheduler.simulate.results import SimulatedOutcome, SimulationResult
-from hf_dynasor.scheduler.simulate.workload import Workload
+from hf_dynasor.scheduler.simulate.workload import RecordedBranch, RecordedQuestion, Workload
 from hf_dynasor.scheduler.views import ProgramSpec, RequestSpec
 
 MAX_EVENTS = 10**9
@@ -49,6 +49,7 @@ class Simulation:
             deadline-aware policies look at it. A scale of `None` gives no deadlines.
         seed: Of arrivals, questions and the order of branches. Two runs of one seed see the same programs, however
             they are scheduled.
+        stop_decided: Whether programs give up branches that cannot change their vote.
         knows_lengths: The oracle: estimates are what the program will really cost.
         shrinkage, uses_certaindex: See `WorkEstimator`.
     """
@@ -64,6 +65,7 @@ class Simulation:
     slo_scale: float | None = None
     slo_base: float = 1.0
     seed: int = 0
+    stop_decided: bool = False
     knows_lengths: bool = False
     shrinkage: float = 2.0
     uses_certaindex: bool = True
@@ -150,11 +152,11 @@ class _Run:
         question = simulation.workload.questions[self._questions[index]]
         rng = random.Random(f"{simulation.seed}/{index}")
         branches = rng.sample(question.branches, simulation.workload.budget)
-        program = SimulatedProgram(question, branches, simulation.allocation, simulation.workload.unit)
+        program = self._make_program(question, branches)
         name = str(index)
         self._programs[name] = program
         if self._oracle is not None:
-            self._oracle.foresee(name, SimulatedProgram(question, branches, simulation.allocation, "samples"))
+            self._oracle.foresee(name, self._make_program(question, branches))
         deadline = None
         if simulation.slo_scale is not None:
             deadline = time + simulation.slo_scale * question.difficulty * simulation.slo_base
@@ -163,6 +165,18 @@ class _Run:
         )
         self._scheduler.program_submitted(spec, time)
         self._submit(name, program, program.ask(), time)
+
+    def _make_program(
+        self, question: RecordedQuestion, branches: Sequence[RecordedBranch]
+    ) -> SimulatedProgram:
+        simulation = self._simulation
+        return SimulatedProgram(
+            question,
+            branches,
+            simulation.allocation,
+            simulation.workload.unit,
+            stop_decided=simulation.stop_decided,
+        )
 
     def _submit(self, name: str, program: SimulatedProgram, indices: range, time: float) -> None:
         prompt_tokens = program.question.prompt_tokens
@@ -183,12 +197,10 @@ class _Run:
             self._ends.pop(key, None)
         for key in plan.started:
             self._started.setdefault(key.program_id, self._now)
-        if plan.started and len(plan.prefill) < len(plan.started):
-            # Those without a prompt to compute were paused before and decode on.
-            prefilled = {chunk.key for chunk in plan.prefill}
-            for key in plan.started:
-                if key not in prefilled:
-                    self._expect_end(key)
+        prefilled = {chunk.key for chunk in plan.prefill}
+        for key in plan.started:
+            if key not in prefilled:  # it was paused before and decodes on
+                self._expect_end(key)
         if self._on_plan is not None:
             self._on_plan(self._now, plan)
 
@@ -212,7 +224,7 @@ class _Run:
     def _count_steps(self, batch: int, context: int) -> int:
         """Steps until something happens: a request ends, memory runs short, a program comes, a rank is void."""
         while self._ends.get(self._heap[0][2]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
+            heapq.heappop(self._heap)  # it was paused or dropped since
         num_steps = min(self._scheduler.steps_left, self._heap[0][0] - self._step)
         until = self._scheduler.next_change_at
         if self._num_arrived < len(self._times):
@@ -230,9 +242,9 @@ class _Run:
 
     def _finish_due(self) -> None:
         heap = self._heap
-        while heap and heap[0][0] <= self._step:
+        while heap and (heap[0][0] <= self._step or self._ends.get(heap[0][2]) != heap[0][0]):
             step, _, key = heapq.heappop(heap)
-            if self._ends.get(key) == step:
+            if self._ends.get(key) == step:  # else it was paused, dropped or given up since
                 self._finish(key)
 
     def _finish(self, key: RequestKey) -> None:
@@ -243,8 +255,18 @@ class _Run:
         name = key.program_id
         program = self._programs[name]
         if program.note_finished(int(key.request_id)):
+            self._give_up(name, program)
             self._scheduler.certaindex_updated(name, program.certaindex, self._now)
             self._go_on(name, program)
+
+    def _give_up(self, name: str, program: SimulatedProgram) -> None:
+        """Cancel the branches that a decided vote leaves open; what they generated counts."""
+        for index in sorted(program.open):
+            key = RequestKey(program_id=name, request_id=str(index))
+            program.give_up(index, self._scheduler.count_generated(key))
+            self._scheduler.cancelled(key, self._now)
+            self._ends.pop(key, None)
+            del self._targets[key]
 
     def _go_on(self, name: str, program: SimulatedProgram) -> None:
         """The next grant of a program, or its end."""
