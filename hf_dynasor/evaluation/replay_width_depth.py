@@ -23,6 +23,8 @@ PROBE_TOKENS = 20
 """Assumed tokens of a probe, since these traces do not tell: what the paper decodes for each."""
 
 DEFAULT_BUDGET = 64
+"""Chains of a draw where none is named; all of them where a question has fewer."""
+
 DEFAULT_DRAWS = 20
 
 
@@ -30,7 +32,7 @@ def replay_width_depth(
     traces: Iterable[WidthDepthTrace],
     policy: JointPolicy,
     *,
-    budget: int = DEFAULT_BUDGET,
+    budget: int | None = None,
     draws: int = DEFAULT_DRAWS,
     seed: int = 0,
     probe_tokens: int = PROBE_TOKENS,
@@ -40,7 +42,8 @@ def replay_width_depth(
     Args:
         traces: Recorded questions.
         policy: What to start, to end, and when to answer.
-        budget: Chains that a draw takes from a question's branches, without replacement.
+        budget: Chains that a draw takes from a question's branches, without replacement; by default 64, or as many
+            as every question has.
         draws: Random draws of each question; every question has its own, so that sets may be split.
         seed: Seed of the draws.
         probe_tokens: Tokens that one probe costs.
@@ -53,6 +56,10 @@ def replay_width_depth(
             asks for.
         ConfigurationError: A budget or number of draws below 1, or a negative cost of a probe.
     """
+    traces = tuple(traces)
+    if budget is None:
+        budget = min((len(trace.branches) for trace in traces), default=DEFAULT_BUDGET)
+        budget = min(budget, DEFAULT_BUDGET)
     if budget < 1 or draws < 1 or probe_tokens < 0:
         raise ConfigurationError(
             f"Got {budget = }, {draws = }, {probe_tokens = } but expected at least 1, 1 and 0."

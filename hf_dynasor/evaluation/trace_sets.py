@@ -25,7 +25,7 @@ from hf_dynasor.evaluation.records import ProgramTrace, read_lines, read_program
 from hf_dynasor.evaluation.replay import replay_programs
 from hf_dynasor.evaluation.replay_depth import replay_depth
 from hf_dynasor.evaluation.replay_rules import replay_rule
-from hf_dynasor.evaluation.replay_width_depth import DEFAULT_BUDGET, DEFAULT_DRAWS, replay_width_depth
+from hf_dynasor.evaluation.replay_width_depth import DEFAULT_DRAWS, replay_width_depth
 from hf_dynasor.evaluation.replayed import ReplayedQuestion
 from hf_dynasor.evaluation.samples import GradedSample, SampleSet, read_samples, replay_samples
 from hf_dynasor.evaluation.traces import DepthTrace, SamplesTrace, TraceSet, WidthDepthTrace, read_traces
@@ -129,7 +129,7 @@ def replay(
     return replay_width_depth(
         traces.recorded.width_depth(),
         build_joint_policy(spec.name, spec.parameters),
-        budget=DEFAULT_BUDGET if budget is None else budget,
+        budget=budget,
         draws=DEFAULT_DRAWS if draws is None else draws,
         seed=seed,
     )

@@ -100,6 +100,13 @@ class Greedy:
         return JointDecision(num_new=view.budget + 1)
 
 
+def test_without_a_budget_a_draw_takes_64_or_all_that_there_are():
+    (row,) = replay_width_depth([EQUAL], FullWidth(), draws=1)
+    assert row.baseline_tokens == 2680
+    many = make_bundle(*(make_branch(10, "9") for _ in range(100)))
+    assert replay_width_depth([many], FullWidth(), draws=1)[0].baseline_tokens == 640
+
+
 def test_bad_input_is_refused():
     with pytest.raises(InputError, match="has 8 branches but the budget is 9"):
         replay_one(EQUAL, FullWidth(), budget=9)

@@ -13,6 +13,9 @@ from hf_dynasor.errors import InputError
 from hf_dynasor.evaluation.traces.fields import Row, read_rows
 from hf_dynasor.evaluation.traces.records import PLACES, DepthTrace, RecordedProbe
 
+ROUNDING = 1e-3
+"""By how much a recorded probability may exceed one."""
+
 PREFIXES = ("boundary_", "probed_", "text_")
 
 
@@ -94,10 +97,10 @@ def _read_probe(row: Row, item: object) -> RecordedProbe:
 
 def _read_trial(row: Row) -> RecordedProbe:
     logprobs = row.get_list("logprobs") if "logprobs" in row.fields else []
-    if not all(isinstance(value, int | float) and value <= 1e-6 for value in logprobs):
+    if not all(isinstance(value, int | float) and value <= ROUNDING for value in logprobs):
         raise row.error("logprobs", "natural log-probabilities, at most 0")
     confidence = row.get_number("confidence")
-    if confidence is not None and not 0 <= confidence <= 1:
+    if confidence is not None and not 0 <= confidence <= 1 + ROUNDING:
         raise row.error("confidence", "a probability in [0, 1]")
     return RecordedProbe(
         position=row.get_count("position"),
@@ -105,6 +108,6 @@ def _read_trial(row: Row) -> RecordedProbe:
         num_tokens=row.get_count("num_tokens"),
         place="boundary",
         logprobs=tuple(map(float, logprobs)),
-        confidence=confidence,
+        confidence=None if confidence is None else min(1.0, confidence),
         closes_think="closes_think" in row.fields and row.get_truth("closes_think"),
     )
