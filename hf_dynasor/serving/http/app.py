@@ -31,6 +31,7 @@ from hf_dynasor.serving.http.job_store import JobStore, SqliteJobStore
 from hf_dynasor.serving.http.metrics import Metrics
 from hf_dynasor.serving.http.model_info import ServedModel
 from hf_dynasor.serving.http.operations import add_operations, make_cache_reader, read_state
+from hf_dynasor.serving.http.page_routes import add_page
 from hf_dynasor.serving.http.programs_api import add_programs, run_job
 from hf_dynasor.serving.http.settings import ServerSettings
 from hf_dynasor.serving.http.state import ServerState
@@ -81,6 +82,7 @@ def create_app(
     _add_token_routes(app)
     add_programs(app, jobs)
     add_operations(app)
+    add_page(app)
     return app
 
 

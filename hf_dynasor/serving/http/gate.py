@@ -19,8 +19,10 @@ from hf_dynasor.serving.http.settings import ServerSettings
 
 logger = logging.getLogger("hf_dynasor.access")
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/version"})
-"""Paths that need no key: load balancers ask them."""
+OPEN_PATHS = frozenset(
+    {"/health", "/ready", "/version", "/", "/page/index.html", "/page/page.css", "/page/page.js"}
+)
+"""Paths that need no key: load balancers ask them, and browsers load the page, which then shows its user's key."""
 
 _MAX_CALLERS = 10_000
 _ID = re.compile(r"[\x21-\x7e]{1,200}")

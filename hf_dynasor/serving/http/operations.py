@@ -54,6 +54,7 @@ def add_operations(app: FastAPI) -> None:
         return {
             "num_running": state.admission.num_running,
             "num_waiting": state.admission.num_waiting,
+            "num_programs": request.app.state.jobs.num_active,
             "max_running": state.settings.max_running,
             "max_waiting": state.settings.max_waiting,
             "is_draining": state.is_draining,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hf_dynasor.answers import extract_answer
-from hf_dynasor.core import Completion, Event, Request, RequestKey
+from hf_dynasor.clock import Clock
+from hf_dynasor.core import Completion, Event, Generate, Request, RequestKey, TokenDelta
 from hf_dynasor.drivers import arun
 from hf_dynasor.engine import Ability, Engine, Sink
 from hf_dynasor.grants import AllocationPolicy, Answer, GrantRecord
@@ -17,15 +18,16 @@ from hf_dynasor.program import ReasoningProgram
 
 
 class WatchedEngine:
-    """The engine as one program sees it; every completion is shown to `notice` on its way.
+    """The engine as one program sees it; every event is shown to `notice` on its way.
 
     Args:
         engine: Does the work, and is closed by whoever made it.
         notice: Called from the engine's thread; must return at once.
+        streams: Have everything streamed, so that `notice` hears of each token; the program does not.
     """
 
-    def __init__(self, engine: Engine, notice: Callable[[Completion], None]) -> None:
-        self._engine, self._notice = engine, notice
+    def __init__(self, engine: Engine, notice: Callable[[Event], None], *, streams: bool = False) -> None:
+        self._engine, self._notice, self._streams = engine, notice, streams
 
     @property
     def name(self) -> str:
@@ -43,13 +45,18 @@ class WatchedEngine:
         return int(getattr(self._engine, "progress", 0))
 
     def submit(self, requests: Sequence[Request], sink: Sink) -> None:
-        """Submit; completions pass by `notice`."""
+        """Submit; events pass by `notice`."""
 
         def pass_on(event: Event) -> None:
-            if isinstance(event, Completion):
-                self._notice(event)
-            sink(event)
+            self._notice(event)
+            if isinstance(event, Completion) or not self._streams:
+                sink(event)
 
+        if self._streams:
+            requests = [
+                replace(request, stream=True) if isinstance(request, Generate) else request
+                for request in requests
+            ]
         self._engine.submit(requests, pass_on)
 
     def cancel(self, keys: Sequence[RequestKey]) -> None:
@@ -69,7 +76,7 @@ class ProgramEvent:
     """Something that happened to a program.
 
     Args:
-        kind: `grant`, `completion` or `answer`.
+        kind: `grant`, `completion`, `progress` (paths that are still growing) or `answer`.
         data: What there is to say, ready for JSON.
         answer: The answer, with the last event.
     """
@@ -79,6 +86,32 @@ class ProgramEvent:
     answer: Answer | None = None
 
 
+class Progress:
+    """Gathers the tokens of paths that grow, and tells of them every now and then.
+
+    Args:
+        clock: Time.
+        interval_s: Least seconds between two tellings.
+    """
+
+    def __init__(self, clock: Clock, interval_s: float) -> None:
+        self._clock, self._interval_s = clock, interval_s
+        self._last = clock.now()
+        self._grown: dict[str, dict[str, Any]] = {}
+
+    def add(self, delta: TokenDelta) -> list[dict[str, Any]] | None:
+        """Note tokens; returns what grew since the last time, once the interval is over."""
+        name = delta.key.request_id
+        path = self._grown.setdefault(name, {"request_id": name, "text": "", "num_tokens": 0})
+        path["text"] += delta.text
+        path["num_tokens"] += len(delta.token_ids)
+        if self._clock.now() - self._last < self._interval_s:
+            return None
+        self._last = self._clock.now()
+        grown, self._grown = list(self._grown.values()), {}
+        return grown
+
+
 async def follow_program(
     program: ReasoningProgram,
     engine: Engine,
@@ -86,9 +119,11 @@ async def follow_program(
     *,
     timeout_s: float,
     silence_s: float,
+    progress: Progress | None = None,
 ) -> AsyncGenerator[ProgramEvent | None, None]:
     """Run a program; its events as they come, `None` for each `silence_s` seconds without one.
 
+    With `progress` the paths are streamed and told of while they grow, which costs the engine some time.
     Closing the generator cancels the program and its requests.
 
     Raises:
@@ -105,7 +140,13 @@ async def follow_program(
     def notice_grant(record: GrantRecord) -> None:
         tell("grant", record.to_dict())
 
-    watched = WatchedEngine(engine, lambda completion: tell("completion", _describe(completion)))
+    def notice(event: Event) -> None:
+        if isinstance(event, Completion):
+            tell("completion", _describe(event))
+        elif progress is not None and (grown := progress.add(event)):
+            tell("progress", {"paths": grown})
+
+    watched = WatchedEngine(engine, notice, streams=progress is not None)
     task = asyncio.ensure_future(
         asyncio.wait_for(arun(program, watched, policy, timeout=timeout_s, on_grant=notice_grant), timeout_s)
     )

@@ -19,9 +19,12 @@ from hf_dynasor.serving.http.generation import SILENCE_S
 from hf_dynasor.serving.http.job_runner import JobRunner
 from hf_dynasor.serving.http.job_store import Job, JobStatus, JobStore
 from hf_dynasor.serving.http.operations import read_state
-from hf_dynasor.serving.http.program_runs import ProgramEvent, follow_program
+from hf_dynasor.serving.http.program_runs import ProgramEvent, Progress, follow_program
 from hf_dynasor.serving.http.recipes import build_recipe, count_units
 from hf_dynasor.serving.http.state import ServerState
+
+PROGRESS_S = 0.1
+"""Least seconds between two tellings of growing paths."""
 
 _SAMPLING = {"temperature", "top_p", "top_k", "max_new_tokens", "seed", "enable_thinking", "answer_format"}
 
@@ -41,6 +44,7 @@ class ProgramRequest(wire.DynasorOptions):
     seed: int | None = Field(None, ge=0, le=2**63 - 1)
     enable_thinking: bool | None = None
     answer_format: str | None = None
+    stream_paths: bool = Field(False, description="Tell events of paths while they grow.")
 
 
 async def run_job(state: ServerState, job: Job) -> AsyncGenerator[ProgramEvent | None, None]:
@@ -50,7 +54,14 @@ async def run_job(state: ServerState, job: Job) -> AsyncGenerator[ProgramEvent |
     program, policy = recipe.build(_read_question(body), label=job.id)
     limit = state.settings.program_timeout_s
     async with state.open_channel(count_units(recipe)) as channel:
-        events = follow_program(program, state.engine, policy, timeout_s=limit, silence_s=SILENCE_S)
+        events = follow_program(
+            program,
+            state.engine,
+            policy,
+            timeout_s=limit,
+            silence_s=SILENCE_S,
+            progress=Progress(state.clock, PROGRESS_S) if body.stream_paths else None,
+        )
         try:
             async for event in events:
                 if event is not None and event.answer is not None:
