@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev test test-slow coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-certificates clean
+.PHONY: help run install install-dev test test-slow coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-allocation bench-certificates clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
@@ -46,7 +46,7 @@ format: install-dev  ## Rewrite files in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-engines bench-self-consistency bench-smollm2 bench-stopping bench-programs  ## Every benchmark
+bench: bench-engines bench-self-consistency bench-smollm2 bench-stopping bench-programs bench-allocation  ## Every benchmark
 
 bench-engines: install-dev  ## Tokens per second of each engine, side by side
 	$(BIN)/python benchmarks/engine_speed.py
@@ -59,6 +59,9 @@ bench-smollm2: install-dev  ## SmolLM2-135M end to end; WORD_PROBLEMS=FILE.jsonl
 
 bench-programs: install-dev  ## Samples, trees and searches: accuracy against tokens, caps swept
 	$(BIN)/python benchmarks/programs.py --engine continuous --cells programs-cells.jsonl
+
+bench-allocation: install-dev  ## Allocation policies side by side, as in the paper's Table 4
+	$(BIN)/python benchmarks/allocation.py --folder runs/traces --draws 5 --calibration-draws 2
 
 bench-stopping: install-dev  ## Early exits and the cost of a probe
 	$(BIN)/python benchmarks/early_exit.py --num-questions 500 --batch 8
