@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev test test-slow coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-allocation bench-certificates clean
+.PHONY: help run install install-dev test test-slow coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
@@ -66,6 +66,9 @@ bench-allocation: install-dev  ## Allocation policies side by side, as in the pa
 bench-stopping: install-dev  ## Early exits and the cost of a probe
 	$(BIN)/python benchmarks/early_exit.py --num-questions 500 --batch 8
 	$(BIN)/python benchmarks/probe_overhead.py --model embedded
+
+bench-chains: install-dev  ## Chains of thought as a program: raw, guided, cut, probed, and five that stop together
+	$(BIN)/python benchmarks/chain_of_thought.py --max-active 64 --max-new-tokens 512
 
 bench-certificates: install-dev  ## Certificates over random splits of recorded traces; TRACES=FOLDER
 	$(BIN)/python benchmarks/certificates.py $(TRACES) --output benchmarks/results/certificates.json
