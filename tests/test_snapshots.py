@@ -238,7 +238,7 @@ def write_down_in_the_middle(recipe, path, engine, num_completions):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["self_consistency"])
+@pytest.mark.parametrize("name", ["self_consistency", "rebase", "mcts"])
 def test_another_process_ends_with_the_same_answer_on_the_embedded_model(name, tmp_path: Path):
     from hf_dynasor import Recipe, make_engine
 
