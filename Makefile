@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev test test-slow coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates clean
+.PHONY: help run install install-dev test test-slow coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
@@ -72,6 +72,9 @@ bench-chains: install-dev  ## Chains of thought as a program: raw, guided, cut, 
 
 bench-certificates: install-dev  ## Certificates over random splits of recorded traces; TRACES=FOLDER
 	$(BIN)/python benchmarks/certificates.py $(TRACES) --output benchmarks/results/certificates.json
+
+bench-traces: install-dev  ## Exits on recorded chains of real models; TRACES=FOLDER
+	$(BIN)/python benchmarks/traces.py --traces $(TRACES) --pictures docs/figures
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info
