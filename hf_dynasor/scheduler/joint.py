@@ -135,8 +135,8 @@ def lead_vote(answers: Iterable[Hashable | None]) -> tuple[Hashable | None, int,
 class SettledMajority:
     """A few chains at once; answer when the vote of those that ended is settled, and end the others there.
 
-    Chains of one question differ in length by far more than their answers differ in worth: the first to end are
-    right at least as often as the last, and the last decide how long everyone waits. So the vote is read whenever a
+    The longest chains decide how long everyone waits, and they are the least worth waiting for: the first to end are
+    right more often. So the vote is read whenever a
     chain ends, and what still runs is ended as soon as either
 
     - the leader is unlikely to lose to the runner-up: a Beta posterior over the two (`beta_lead`) exceeds
