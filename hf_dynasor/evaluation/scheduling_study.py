@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from hf_dynasor.certaindex import Thresholds
 from hf_dynasor.errors import ConfigurationError
-from hf_dynasor.grants import AllocationPolicy
+from hf_dynasor.grants import AllocationPolicy, Decision, GrantRecord, Knob, StopReason
 from hf_dynasor.scheduler import Ageing, Even, Limits, StaticThreshold, make_scheduling_policy
 from hf_dynasor.scheduler.policies import SchedulingPolicy
 from hf_dynasor.scheduler.simulate import (
@@ -35,6 +35,25 @@ MAX_LOSS = 0.005
 ONE_SIDED_90 = 1.2816
 MAX_WAIT_IN_BASES = 50.0
 """Ageing in the study: so many times the base. Long, so that the orders themselves are compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvenInWaves:
+    """The full budget for every program, one wave after another, as a program that reads certaindex would ask.
+
+    Args:
+        wave: Units of a wave.
+    """
+
+    wave: int = 5
+    name: str = "even_in_waves"
+
+    def allocate(self, knob: Knob, trace: Sequence[GrantRecord]) -> Decision:
+        """The next wave, as long as units are left."""
+        left = knob.maximum - (trace[-1].total if trace else 0)
+        if left:
+            return Decision(units=min(self.wave, left))
+        return Decision(units=0, stop_reason=StopReason.BUDGET, explanation="the budget is spent")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +224,10 @@ def make_contenders(certain: AllocationPolicy, names: Sequence[str] = ()) -> dic
         certain: The allocation of those with certaindex.
         names: Which of them; all by default.
     """
-    plain = [(name, name, Even(), False) for name in ("lpm", "app_fifo", "gang", "gang_sjf")]
+    plain: list[tuple[str, str, AllocationPolicy, bool]] = [
+        (name, name, Even(), False) for name in ("lpm", "app_fifo", "gang", "gang_sjf")
+    ]
+    in_waves = [(f"{name} in waves", name, EvenInWaves(), False) for name in ("lpm", "gang", "gang_sjf")]
     with_certaindex = [
         (f"{name} + certaindex", name, certain, False)
         for name in ("lpm", "app_fifo", "gang", "gang_sjf", "sjf", "deadline")
@@ -218,7 +240,7 @@ def make_contenders(certain: AllocationPolicy, names: Sequence[str] = ()) -> dic
             allocation=allocation,
             knows_lengths=knows,
         )
-        for name, policy, allocation, knows in (*plain, *with_certaindex, *oracle)
+        for name, policy, allocation, knows in (*plain, *in_waves, *with_certaindex, *oracle)
     }
     unknown = [name for name in names if name not in made]
     if unknown:
@@ -269,6 +291,7 @@ def make_study(
 
 __all__ = [
     "Contender",
+    "EvenInWaves",
     "Study",
     "bound_loss",
     "calibrate_static",

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -390,8 +391,27 @@ def test_branches_that_cannot_change_the_vote_are_given_up_and_nothing_is_lost()
 
 def test_a_resumed_request_ends_though_another_prompt_is_under_way():
     """Once the simulator missed the end of a request that went on in the same step as a part of a long prompt."""
-    for seed in range(6):
-        workload = make_random_workload(seed, budget=4)
-        limits = Limits(max_requests=4, max_tokens=6, num_blocks=40, page_size=4, headroom_steps=4)
-        result = make_simulation(workload, "sjf", limits=limits, seed=seed, num_programs=40).run()
-        assert len(result.outcomes) == 40
+    beside = 0
+
+    def look(now, plan):
+        nonlocal beside
+        prefilled = {chunk.key for chunk in plan.prefill}
+        beside += bool(prefilled) and any(key not in prefilled for key in plan.started)
+
+    for seed in range(3):
+        simulation = make_simulation(
+            make_random_workload(seed, budget=2), "sjf", limits=Limits(max_requests=4, max_tokens=12, page_size=4),
+            seed=seed, num_programs=60, allocation=Even(), arrivals=Poisson(rate=60.0), knows_lengths=True,
+        )  # fmt: skip
+        assert len(simulation.run(look).outcomes) == 60
+    assert beside > 10
+
+
+def test_each_plan_is_told_once_and_preemptions_are_counted_once():
+    plans = []
+    simulation = make_simulation(
+        make_random_workload(0, budget=2), "sjf", num_programs=60, allocation=Even(), knows_lengths=True
+    )
+    result = simulation.run(lambda now, plan: plans.append(plan))
+    assert all(first is not second for first, second in pairwise(plans))
+    assert result.num_preemptions == sum(len(plan.paused) + len(plan.dropped) for plan in plans) > 0

@@ -116,6 +116,7 @@ class _Run:
         self._ends: dict[RequestKey, int] = {}
         self._heap: list[tuple[int, int, RequestKey]] = []
         self._serial = 0
+        self._last_plan: StepPlan | None = None
 
     def run(self) -> SimulationResult:
         for _ in range(MAX_EVENTS):
@@ -190,7 +191,8 @@ class _Run:
     # --- steps ------------------------------------------------------------------------------------------------------
 
     def _note_plan(self, plan: StepPlan) -> None:
-        if not (plan.started or plan.paused or plan.dropped):
+        is_known, self._last_plan = plan is self._last_plan, plan
+        if is_known or not (plan.started or plan.paused or plan.dropped):
             return
         self._num_preemptions += len(plan.paused) + len(plan.dropped)
         for key in (*plan.paused, *plan.dropped):
