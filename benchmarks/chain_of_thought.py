@@ -71,7 +71,7 @@ def main() -> None:
     )
     sides: dict[str, Side] = {}
     for name in options.sides:
-        engine = make_engine(loaded, engine="generate")
+        engine = make_engine(loaded, engine=options.engine)
         try:
             sides[name] = _run(engine, problems, name, options)
         finally:
@@ -157,6 +157,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--model", default="embedded", help="'embedded', a folder, a .gguf file or a hub name"
     )
+    parser.add_argument("--engine", default="generate", choices=["generate", "continuous"])
     parser.add_argument("--num-questions", type=int, default=300)
     parser.add_argument("--max-active", type=int, default=32)
     parser.add_argument("--max-new-tokens", type=int, default=768)
