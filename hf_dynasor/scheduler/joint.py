@@ -136,8 +136,7 @@ class SettledMajority:
     """A few chains at once; answer when the vote of those that ended is settled, and end the others there.
 
     The longest chains decide how long everyone waits, and they are the least worth waiting for: the first to end are
-    right more often. So the vote is read whenever a
-    chain ends, and what still runs is ended as soon as either
+    right more often. So the vote is read whenever a chain ends, and what still runs is ended as soon as either
 
     - the leader is unlikely to lose to the runner-up: a Beta posterior over the two (`beta_lead`) exceeds
       `confidence`; with 0.95 that is four votes to none, or six to one; or
