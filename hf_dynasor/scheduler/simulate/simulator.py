@@ -140,8 +140,6 @@ class _Run:
             num_preemptions=self._num_preemptions,
         )
 
-    # --- arrivals and programs ------------------------------------------------------------------------------------
-
     def _admit(self) -> None:
         while self._num_arrived < len(self._times) and self._times[self._num_arrived] <= self._now:
             index = self._num_arrived
@@ -187,8 +185,6 @@ class _Run:
             self._targets[key] = num_tokens
             spec = RequestSpec(key=key, prompt_tokens=prompt_tokens, max_tokens=num_tokens)
             self._scheduler.submitted(spec, time)
-
-    # --- steps ------------------------------------------------------------------------------------------------------
 
     def _note_plan(self, plan: StepPlan) -> None:
         is_known, self._last_plan = plan is self._last_plan, plan
