@@ -233,7 +233,12 @@ class TreeProgram(ReasoningProgram):
             completion = scores.get(node.name)
             step = self.reward.read_score(completion) if completion else self.reward.read_piece(node.piece)
             node.num_tokens += completion.usage.net_tokens if completion else 0
-            node.reward = self.reward.join(node.parent.reward if node.parent else None, step)
+            node.reward = _round(self.reward.join(node.parent.reward if node.parent else None, step))
+
+
+def _round(reward: float | None) -> float | None:
+    """To four digits: what stands beside a row in a batch changes its last bits, and no tie may hang on those."""
+    return None if reward is None else float(f"{reward:.4g}")
 
 
 def gather(requests: Sequence[Request]) -> Generator[tuple[Command, ...], Completion, list[Completion]]:

@@ -295,6 +295,22 @@ def test_beams_keep_their_subtrees_apart():
             assert parent.reward == max(rival.reward for rival in rivals)
 
 
+def test_no_choice_hangs_on_a_rewards_last_bits():
+    """Equal steps differ by rounding when others stand beside them in a batch; a tree once grew otherwise for it."""
+
+    def grow(noise):
+        def script(request):
+            probability = 0.7 + noise * random.Random(request.key.request_id).choice([-1, 1])
+            if request.key.request_id.count("-") > 1:
+                return Reply(text="\\boxed{4}", num_tokens=1, probability=probability)
+            return Reply(text="a", num_tokens=1, probability=probability, finish_reason=FinishReason.STOP)
+
+        answer, _ = solve(Rebase, budget=5, script=script)
+        return [(path.request_id, path.parent) for path in answer.paths]
+
+    assert grow(0.0) == grow(1e-9)
+
+
 def test_the_best_of_n_wins_against_the_majority():
     replies = iter([("5", 0.3), ("5", 0.4), ("4", 0.9)])
 
