@@ -184,8 +184,8 @@ class Answer:
 
     @property
     def is_early(self) -> bool:
-        """Whether it ended before its budget was spent."""
-        return self.units_spent < self.budget
+        """Whether it was stopped before its budget was spent; a chain that ended by itself was not stopped."""
+        return self.units_spent < self.budget and self.stop_reason is not StopReason.FINISHED
 
     @property
     def full_budget_tokens(self) -> int:

@@ -141,7 +141,9 @@ class EmbeddingGrouper:
     ) -> None:
         if not -1 <= threshold <= 1:
             raise ConfigurationError(f"Got {threshold = } but expected a cosine similarity in [-1, 1].")
-        self._name = model if isinstance(model, str) else repr(model)
+        self._name = (
+            model if isinstance(model, str) else getattr(model, "__qualname__", type(model).__qualname__)
+        )
         self._embed = _load_embedder(model) if isinstance(model, str) else model
         self._threshold, self._max_length = threshold, max_length
 

@@ -238,6 +238,7 @@ def test_no_vote_on_clusters_is_ever_decided_so_that_is_refused():
     with pytest.raises(ConfigurationError, match="cosine"):
         EmbeddingGrouper(spell, threshold=2)
     assert KeyGrouper().is_stable
+    assert repr(EmbeddingGrouper(spell)) == "EmbeddingGrouper(spell, threshold=0.6, max_length=4000)"
 
 
 @pytest.fixture(scope="module")

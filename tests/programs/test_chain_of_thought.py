@@ -317,3 +317,9 @@ def test_a_cap_of_tokens_is_no_estimate_of_what_a_chain_would_have_spent():
     _, answer = solve(CharEngine(answers=lambda context: "5"), rule=rule, budget=4096)
     assert answer.is_early
     assert answer.full_budget_tokens == answer.usage.net_tokens
+
+
+def test_a_chain_that_ends_by_itself_was_not_stopped_early():
+    _, answer = solve(CharEngine(eos_every=10), mode="plain", budget=4096)
+    assert answer.stop_reason is StopReason.FINISHED
+    assert not answer.is_early
