@@ -25,6 +25,7 @@ from hf_dynasor.errors import (
 )
 from hf_dynasor.grants import AllocationPolicy, Answer
 from hf_dynasor.program import ReasoningProgram
+from hf_dynasor.program_plan import ProgramTerms
 from hf_dynasor.program_run import OnGrant, Patience, ProgramRun
 
 DEFAULT_TIMEOUT = 600.0
@@ -55,6 +56,7 @@ def run(
     *,
     timeout: float = DEFAULT_TIMEOUT,
     on_grant: OnGrant | None = None,
+    terms: ProgramTerms | None = None,
 ) -> Answer:
     """Run one program and block until it has its answer.
 
@@ -64,13 +66,14 @@ def run(
         policy: Decides its grants.
         timeout: Seconds that the engine may go without a completion or any other progress.
         on_grant: Called after each grant with its record.
+        terms: Priority, tenant, weight and deadline, for engines that schedule programs.
 
     Raises:
         EngineTimeoutError: The engine made no progress for `timeout` seconds.
         EngineError: The engine died.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    program_run = ProgramRun(program, engine, policy, events.put, on_grant)
+    program_run = ProgramRun(program, engine, policy, events.put, on_grant, terms)
     with program_run:
         program_run.start()
         while program_run.answer is None:
@@ -85,6 +88,7 @@ async def arun(
     *,
     timeout: float = DEFAULT_TIMEOUT,
     on_grant: OnGrant | None = None,
+    terms: ProgramTerms | None = None,
 ) -> Answer:
     """Run one program without blocking the event loop; cancelling the task cancels its requests.
 
@@ -98,7 +102,7 @@ async def arun(
         if not loop.is_closed():
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    program_run = ProgramRun(program, engine, policy, put, on_grant)
+    program_run = ProgramRun(program, engine, policy, put, on_grant, terms)
     with program_run:
         await asyncio.to_thread(program_run.start)
         while program_run.answer is None:
@@ -113,6 +117,7 @@ def run_many(
     *,
     max_active: int = 16,
     timeout: float = DEFAULT_TIMEOUT,
+    terms: ProgramTerms | None = None,
 ) -> Iterator[ProgramOutcome]:
     """Run many programs over one engine, at most `max_active` at a time; yield each as it ends.
 
@@ -122,6 +127,7 @@ def run_many(
     Args:
         programs: Pairs of program and policy, taken as room becomes free.
         max_active: Most programs in flight.
+        terms: Of each of them; see `run`.
 
     Raises:
         EngineError: The engine died or fell silent; what was in flight is cancelled.
@@ -133,7 +139,7 @@ def run_many(
     active: dict[str, tuple[int, ProgramRun]] = {}
     try:
         while True:
-            yield from _admit(waiting, active, max_active, engine, events.put)
+            yield from _admit(waiting, active, max_active, engine, events.put, terms)
             if not active:
                 return
             event = _wait(events, Patience(engine, timeout))
@@ -154,13 +160,14 @@ def _admit(
     max_active: int,
     engine: Engine,
     sink: Sink,
+    terms: ProgramTerms | None,
 ) -> Iterator[ProgramOutcome]:
     while len(active) < max_active:
         pair = next(waiting, None)
         if pair is None:
             return
         index, (program, policy) = pair
-        program_run = ProgramRun(program, engine, policy, sink)
+        program_run = ProgramRun(program, engine, policy, sink, terms=terms)
         outcome = _guard(index, program_run.start, program_run)
         if outcome is not None:
             yield outcome

@@ -21,6 +21,7 @@ from hf_dynasor.engine import Engine, ReportsProgress, Sink
 from hf_dynasor.errors import ConfigurationError, EngineTimeoutError, HFDynasorError
 from hf_dynasor.grants import AllocationPolicy, Answer, GrantRecord
 from hf_dynasor.program import ReasoningProgram
+from hf_dynasor.program_plan import ProgramPlan, ProgramTerms, SchedulesPrograms
 
 OnGrant: TypeAlias = Callable[[GrantRecord], None]
 
@@ -31,7 +32,8 @@ class ProgramRun:
     """One flow being driven: sends its commands, knows what is in flight, keeps the answer. Never waits.
 
     It may be closed from another thread while a step is running (`arun` steps in threads): nothing is submitted
-    after that, and the step closes the flow when it ends.
+    after that, and the step closes the flow when it ends. An engine that schedules programs is told where this one
+    stands before its first request, after each grant and at its end.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ProgramRun:
         policy: AllocationPolicy,
         sink: Sink,
         on_grant: OnGrant | None = None,
+        terms: ProgramTerms | None = None,
     ) -> None:
         self.answer: Answer | None = None
         self.program_id = program.program_id
@@ -48,6 +51,9 @@ class ProgramRun:
         self._engine = engine
         self._sink = sink
         self._on_grant = on_grant
+        self._terms = terms or ProgramTerms()
+        self._scheduler = engine if isinstance(engine, SchedulesPrograms) else None
+        self._num_noted = -1
         self._flow = program.flow(policy)
         self._in_flight: set[RequestKey] = set()
         self._num_records = 0
@@ -89,6 +95,7 @@ class ProgramRun:
             if self._in_flight:
                 self._engine.cancel(tuple(self._in_flight))
                 self._in_flight.clear()
+            self._note_end()
             if not self._is_stepping:
                 self._flow.close()
 
@@ -103,6 +110,7 @@ class ProgramRun:
             self._send(commands)
         except StopIteration as stop:
             self._report_grants()
+            self._note_end()
             self.answer = stop.value
         finally:
             with self._lock:
@@ -113,6 +121,7 @@ class ProgramRun:
     def _send(self, commands: tuple[Command, ...]) -> None:
         with self._lock:
             if not self._is_closed:
+                self._note_plan()
                 self._hand_over(commands)
 
     def _hand_over(self, commands: tuple[Command, ...]) -> None:
@@ -128,6 +137,26 @@ class ProgramRun:
                 raise
         if cancelled:
             self._engine.cancel(cancelled)
+
+    def _note_plan(self) -> None:
+        """Tell the engine where the program stands, unless it has heard."""
+        program = self._program
+        if self._scheduler is None or self._num_noted == len(program.trace):
+            return
+        self._num_noted = len(program.trace)
+        plan = ProgramPlan(
+            kind=program.name,
+            unit=program.knob.unit,
+            planned_units=program.knob.maximum,
+            granted_units=min(program.num_granted, program.knob.maximum),
+            certaindex=program.certaindex if program.trace else None,
+            terms=self._terms,
+        )
+        self._scheduler.note_program(self.program_id, plan)
+
+    def _note_end(self) -> None:
+        if self._scheduler is not None and self._num_noted >= 0:
+            self._scheduler.note_end(self.program_id)
 
     def _report_grants(self) -> None:
         if self._on_grant is not None:

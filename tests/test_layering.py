@@ -27,8 +27,9 @@ MAY_IMPORT = {
     "grants": VOCABULARY | {"certaindex", "drawing"},
     "snapshots": {"core", "errors"},
     "program": BASE | {"snapshots"},
-    "drivers": BASE | {"program", "program_run"},
-    "program_run": BASE | {"program"},
+    "drivers": BASE | {"program", "program_plan", "program_run"},
+    "program_plan": {"certaindex", "errors"},
+    "program_run": BASE | {"program", "program_plan"},
     "testing": VOCABULARY,
     "programs": BASE | {"program", "answers"},
     "scheduler": BASE,
@@ -36,11 +37,13 @@ MAY_IMPORT = {
     "program_options": BASE | {"program", "programs", "stopping"},
     "recipe": BASE | {"program", "program_options", "answers", "programs", "scheduler"},
     "embedded": set(),
-    "serving": BASE | {"program", "drivers", "program_run", "recipe", "embedded", "stopping"},
+    "serving": BASE
+    | {"program", "drivers", "program_plan", "program_run", "recipe", "embedded", "scheduler", "stopping"},
     "evaluation": BASE | {"program", "drivers", "recipe", "answers", "programs", "scheduler", "stopping", ""},
     "pipelines": BASE | {"embedded", "recipe", "serving"},
     "_registration": {"pipelines"},
-    "cli": BASE | {"program", "answers", "programs", "scheduler", "recipe", "embedded", "evaluation", "serving", ""},
+    "cli": BASE
+    | {"program", "answers", "programs", "scheduler", "recipe", "embedded", "evaluation", "serving", ""},
     "__main__": {"cli"},
 }
 

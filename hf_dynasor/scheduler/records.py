@@ -159,7 +159,7 @@ class ProgramRecord:
         has_changed = False
         for certaindex, granted in self.readings:
             if planned > granted:
-                share = (self.granted_units - granted) / (planned - granted)
+                share = min(1.0, (self.granted_units - granted) / (planned - granted))
                 has_changed |= history.note_decision(certaindex, share)
         return has_changed
 

@@ -7,6 +7,8 @@ something happened.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hf_dynasor.certaindex import Certaindex
 from hf_dynasor.core import RequestKey
 from hf_dynasor.errors import ConfigurationError, EngineError, ProgramError
@@ -15,10 +17,10 @@ from hf_dynasor.scheduler.estimates import WorkEstimator
 from hf_dynasor.scheduler.memory import count_blocks
 from hf_dynasor.scheduler.order_keeper import OrderKeeper
 from hf_dynasor.scheduler.pace import Pace
-from hf_dynasor.scheduler.plans import Limits, StepPlan
+from hf_dynasor.scheduler.plans import Limits, PrefillChunk, StepPlan
 from hf_dynasor.scheduler.policies import SchedulingPolicy
 from hf_dynasor.scheduler.queues import Alarms
-from hf_dynasor.scheduler.records import ProgramRecord, RequestRecord
+from hf_dynasor.scheduler.records import ProgramRecord, RequestRecord, RequestState
 from hf_dynasor.scheduler.residency import Residency
 from hf_dynasor.scheduler.step_planner import StepPlanner
 from hf_dynasor.scheduler.tenants import Tenants
@@ -98,13 +100,18 @@ class Scheduler:
             record.note_reading(certaindex)
             self._change(record)
 
-    def grant_planned(self, program_id: str, planned_units: int, now: float) -> None:
-        """A program's policy says how many units it will be granted in all, those granted so far included."""
+    def grant_planned(
+        self, program_id: str, planned_units: int, now: float, *, is_final: bool = True
+    ) -> None:
+        """A program's policy says how many units it will be granted in all, those granted so far included.
+
+        Without `is_final` it is the most that it may be granted: the certaindex tells how many of them will be.
+        """
         if planned_units < 0:
             raise ConfigurationError(f"Got {planned_units = } but expected 0 or more.")
         if record := self._programs.get(program_id):
             record.planned_units = planned_units
-            record.is_plan_final = True
+            record.is_plan_final = is_final
             self._change(record)
 
     def program_finished(self, program_id: str, now: float) -> tuple[RequestKey, ...]:
@@ -178,6 +185,13 @@ class Scheduler:
             record.program.note_cancelled(record, now)
             self._after_removal(record.program, now)
 
+    def lost(self, key: RequestKey, now: float) -> None:
+        """An engine that keeps its own account of memory took a request's: it waits, and is computed again."""
+        record = self._requests.get(key)
+        if record is not None and record.state is not RequestState.FRESH:
+            self._planner.lose(record, now)
+            self._change(record.program, record)
+
     # --- steps --------------------------------------------------------------------------------------------------
 
     def plan_step(self, now: float) -> StepPlan:
@@ -195,8 +209,13 @@ class Scheduler:
         self._plan, self._steps_run, self._is_stale = plan, 0, False
         return plan
 
-    def advance(self, num_steps: int = 1) -> None:
+    def advance(self, num_steps: int = 1, *, computed: Sequence[PrefillChunk] | None = None) -> None:
         """So many steps of the last plan were run.
+
+        Args:
+            num_steps: How many.
+            computed: Parts of prompts that were really computed, where an engine could not do all that was planned or
+                needed less; `None` for those of the plan.
 
         Raises:
             ProgramError: The plan does not hold for that many.
@@ -205,7 +224,7 @@ class Scheduler:
             raise ProgramError(
                 f"Got {num_steps = } but the last plan holds for {self.steps_left} steps more."
             )
-        self._planner.advance(num_steps)
+        self._planner.advance(num_steps, computed)
         self._pace.count(num_steps)
         self._steps_run += num_steps
 
@@ -235,6 +254,11 @@ class Scheduler:
     def num_context_tokens(self) -> int:
         """Tokens that the decoding requests look back at, in all."""
         return self._memory.num_context_tokens
+
+    @property
+    def last_paused(self) -> RequestKey | None:
+        """The paused request that is last in the order: whose memory an engine takes first."""
+        return self._planner.last_paused
 
     @property
     def steps_left(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hf_dynasor.core import RequestKey
 from hf_dynasor.errors import EngineError
 from hf_dynasor.scheduler.plans import Limits, PrefillChunk, StepPlan
@@ -79,15 +81,26 @@ class StepPlanner:
             valid_until=valid_until,
         )
 
-    def advance(self, num_steps: int) -> None:
+    @property
+    def last_paused(self) -> RequestKey | None:
+        """The paused request that is last in the order; `None` if none is paused."""
+        request = self._find_paused()
+        return None if request is None else request.key
+
+    def lose(self, request: RequestRecord, now: float) -> None:
+        """An engine took the request's memory."""
+        self._now = now
+        self._drop(request)
+
+    def advance(self, num_steps: int, computed: Sequence[PrefillChunk] | None = None) -> None:
         """So many steps of the last plan were run; a prompt that is complete has yielded a token."""
         self._step += num_steps
         self._memory.advance(num_steps, len(self._decoding))
-        for chunk in self._chunks:
+        for chunk in self._chunks if computed is None else computed:
             request = self._prefilling.get(chunk.key)
             if request is None:
                 continue
-            request.prefill_left -= chunk.num_tokens
+            request.prefill_left = max(1, request.prefill_left - chunk.num_tokens)
             if chunk.is_last:
                 del self._prefilling[chunk.key]
                 request.num_generated += 1
