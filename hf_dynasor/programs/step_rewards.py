@@ -59,6 +59,7 @@ class LikelihoodReward:
             also marks a path that leaves a step out.
 
     Examples:
+        >>> import math
         >>> piece = Piece(text="2+2=4", token_ids=(1, 2), logprobs=(math.log(0.9), math.log(0.5)), offsets=(0, 4))
         >>> round(LikelihoodReward().read_piece(piece), 3)
         0.5
