@@ -84,7 +84,9 @@ def main() -> None:
                 new = [replace(cell, part=part) for cell in job(program, recipe, parts[part], engine)]
                 _write_cells(arguments.cells, new)
                 cells += new
-    _report(cells)
+    rows = _report(cells)
+    if arguments.plot:
+        _plot(rows, arguments.plot)
 
 
 def _plan(arguments: argparse.Namespace, num_parts: int) -> Iterator[tuple[str, int, int]]:
@@ -211,7 +213,7 @@ def _choose_best(leaves: Sequence[PathRecord]) -> str | None:
 JOBS = {"greedy": _run_greedy, "best_of_n": _run_samples, "mcts": _run_search}
 
 
-def _report(cells: list[Cell]) -> None:
+def _report(cells: list[Cell]) -> list[dict]:
     """Print the table and the line of JSON, for the questions that every program has answered."""
     programs = list(dict.fromkeys(cell.program for cell in cells))
     rows = [row for program in programs for cap in CAPS if (row := _summarise(cells, program, cap))]
@@ -222,6 +224,7 @@ def _report(cells: list[Cell]) -> None:
             f"{row['net_tokens']:8.1f} net, {row['sequential_tokens'] or float('nan'):7.1f} sequential tokens a question"
         )
     print(json.dumps({"benchmark": "programs", "rows": rows, "differences": _compare(cells, rows)}))
+    return rows
 
 
 def _summarise(cells: list[Cell], program: str, cap: int) -> dict | None:
@@ -304,6 +307,28 @@ def _interpolate(rows: list[dict], net_tokens: float) -> float | None:
     return votes[-1][1] if votes and net_tokens > votes[-1][0] else None
 
 
+def _plot(rows: list[dict], path: Path) -> None:
+    """Accuracy against net tokens, one line for each program; needs matplotlib (the extra `eval`)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    for program in dict.fromkeys(row["program"] for row in rows):
+        mine = [row for row in rows if row["program"] == program]
+        if program == "greedy":
+            axes.axhline(100 * mine[0]["accuracy"], color="grey", linestyle="--", label="greedy")
+            continue
+        tokens, values = [row["net_tokens"] for row in mine], [100 * row["accuracy"] for row in mine]
+        axes.plot(tokens, values, marker="o", label=f"{program} ({mine[-1]['num_questions']} questions)")
+    axes.set(xscale="log", xlabel="net tokens a question", ylabel="accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+
+
 def _read_cells(path: Path | None, parts: list[list[Question]]) -> list[Cell]:
     if path is None or not path.exists():
         return []
@@ -327,6 +352,7 @@ def _parse() -> argparse.Namespace:
         "--parts", type=int, nargs="+", help=f"run these parts of {PART} questions only, counted from 0"
     )
     parser.add_argument("--cells", type=Path, help="file that keeps finished runs for the next call")
+    parser.add_argument("--plot", type=Path, help="write the plot to this file, such as plot.svg")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--engine", default="auto")
     return parser.parse_args()
