@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hf_dynasor.cli import calibrations, commands, replays, serve, simulations
+from hf_dynasor.cli import batches, calibrations, chat, commands, replays, serve, simulations
 from hf_dynasor.cli.options import add_model_options, add_program_options, non_negative, positive, seconds
 from hf_dynasor.errors import EngineError, HFDynasorError
 
@@ -79,6 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_calibrate(subparsers)
     _add_drift(subparsers)
     _add_serve(subparsers)
+    _add_chat(subparsers)
+    _add_batch(subparsers)
     _add_simulate(subparsers)
     return parser
 
@@ -88,6 +90,18 @@ def _add_serve(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         subparsers, "serve", "serve a model over HTTP, OpenAI's API and programs", serve.EPILOG
     )
     serve.add_serve_options(parser)
+
+
+def _add_chat(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add_command(subparsers, "chat", "ask questions in the terminal, one after another", chat.EPILOG)
+    chat.add_chat_options(parser)
+
+
+def _add_batch(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add_command(
+        subparsers, "batch", "run a file of programs, resumable after a crash", batches.EPILOG
+    )
+    batches.add_batch_options(parser)
 
 
 def _add_solve(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -38,6 +38,9 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-body-bytes", type=positive, default=4 * 2**20, help="largest request body")
     parser.add_argument("--request-timeout", type=float, default=600.0, metavar="S", help="then 504")
     parser.add_argument("--drain-timeout", type=float, default=30.0, metavar="S", help="after SIGTERM")
+    parser.add_argument(
+        "--job-store", metavar="FILE", help="keeps /v1/programs and batches across restarts (default: memory)"
+    )
     parser.add_argument("--api-key-file", metavar="FILE", help="keys that clients must show, one a line")
     parser.add_argument("--requests-per-minute", type=positive, help="limit for each key")
     parser.add_argument("--max-concurrent-per-key", type=positive, help="requests of one key in flight")
@@ -53,6 +56,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
     keys = read_api_keys(arguments.api_key_file)
     try:
         from hf_dynasor.serving.http.app import create_app
+        from hf_dynasor.serving.http.job_store import SqliteJobStore
         from hf_dynasor.serving.http.run import run_server
         from hf_dynasor.serving.http.settings import ServerSettings
     except ImportError as error:
@@ -78,13 +82,14 @@ def run_serve(arguments: argparse.Namespace) -> int:
         recipe=recipe,
     )
     _log_to_stderr()
+    store = SqliteJobStore(arguments.job_store or ":memory:")
     loaded = load_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
     engine = SupervisedEngine(
         lambda: make_serving_engine(loaded, arguments.engine), delay_s=settings.restart_delay_s
     )
     try:
         model = ServedModel(loaded, settings.model_name or loaded.name, int(time.time()))
-        app = create_app(engine, model, settings)
+        app = create_app(engine, model, settings, store=store)
         run_server(
             app,
             settings,

@@ -25,14 +25,17 @@ from hf_dynasor.serving.http.chat import answer_chat
 from hf_dynasor.serving.http.chat_programs import answer_program_chat
 from hf_dynasor.serving.http.completions import answer_completion
 from hf_dynasor.serving.http.errors import ApiError, not_found, translate
-from hf_dynasor.serving.http.gate import BodyLimit, Gate, RequestIds
+from hf_dynasor.serving.http.gate import BodyLimit, Gate, HeadRequests, RequestIds
 from hf_dynasor.serving.http.job_runner import JobRunner
 from hf_dynasor.serving.http.job_store import JobStore, SqliteJobStore
 from hf_dynasor.serving.http.metrics import Metrics
 from hf_dynasor.serving.http.model_info import ServedModel
+from hf_dynasor.serving.http.openapi import add_document
 from hf_dynasor.serving.http.operations import add_operations, make_cache_reader, read_state
 from hf_dynasor.serving.http.page_routes import add_page
 from hf_dynasor.serving.http.programs_api import add_programs, run_job
+from hf_dynasor.serving.http.responses_api import add_responses
+from hf_dynasor.serving.http.responses_store import ResponseStore
 from hf_dynasor.serving.http.settings import ServerSettings
 from hf_dynasor.serving.http.state import ServerState
 from hf_dynasor.serving.http.watching import until_disconnect
@@ -60,10 +63,15 @@ def create_app(
     settings = settings or ServerSettings()
     clock = clock or MonotonicClock()
     jobs = store if store is not None else SqliteJobStore()
+    responses = ResponseStore(
+        max_kept=settings.max_responses_kept,
+        max_characters=settings.max_response_characters,
+        max_background=settings.max_waiting,
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        state = app.state.server = _make_state(engine, model, settings, clock)
+        state = app.state.server = make_state(engine, model, settings, clock)
         app.state.jobs = JobRunner(
             jobs,
             partial(run_job, state),
@@ -72,6 +80,7 @@ def create_app(
         )
         app.state.jobs.start()
         yield
+        await responses.stop()
         await app.state.jobs.stop()
 
     app = FastAPI(title="hf_dynasor", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -79,14 +88,17 @@ def create_app(
     _add_middleware(app, settings, clock)
     _add_error_handlers(app)
     _add_openai_routes(app)
+    add_responses(app, responses)
     _add_token_routes(app)
     add_programs(app, jobs)
     add_operations(app)
     add_page(app)
+    add_document(app, needs_key=bool(settings.api_keys))
     return app
 
 
-def _make_state(engine: Engine, model: ServedModel, settings: ServerSettings, clock: Clock) -> ServerState:
+def make_state(engine: Engine, model: ServedModel, settings: ServerSettings, clock: Clock) -> ServerState:
+    """What handlers share; call it in the event loop, to which it belongs."""
     admission = Admission(max_running=settings.max_running, max_waiting=settings.max_waiting)
     metrics = Metrics(
         num_running=lambda: admission.num_running,
@@ -106,6 +118,7 @@ def _make_state(engine: Engine, model: ServedModel, settings: ServerSettings, cl
 
 def _add_middleware(app: FastAPI, settings: ServerSettings, clock: Clock) -> None:
     """The last one added sees a request first."""
+    app.add_middleware(HeadRequests)
     app.add_middleware(Gate, settings=settings, clock=clock)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     if settings.allowed_origins:
@@ -184,7 +197,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 def describe_bad_body(error: RequestValidationError) -> ApiError:
     """The first thing that is wrong with a body, with the field's name."""
     first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"] if part != "body")
+    path = ".".join(str(part) for part in _drop_place(first["loc"]))
     if first["type"] == "extra_forbidden":
         message = f"The field {path!r} is not supported here. Remove it."
         return ApiError(status=400, message=message, param=path, code="unsupported_field")
@@ -192,6 +205,10 @@ def describe_bad_body(error: RequestValidationError) -> ApiError:
         return ApiError(status=400, message="The body is not JSON.", code="invalid_json")
     message = f"{path or 'body'}: {first['msg']}"
     return ApiError(status=400, message=message, param=path or None, code="invalid_value")
+
+
+def _drop_place(path: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return path[1:] if path and path[0] in ("body", "query", "path", "header") else path
 
 
 def _shape_model(model: ServedModel) -> dict[str, Any]:

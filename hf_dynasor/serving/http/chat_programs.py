@@ -69,6 +69,7 @@ class ProgramChat:
                 self.program, self.state.engine, self.policy, timeout_s=limit, silence_s=SILENCE_S
             )
             try:
+                yield None  # let in
                 async for event in events:
                     if event is not None and event.answer is not None:
                         channel.life.finish(event.answer.usage, [event.answer.stop_reason.value])
@@ -164,6 +165,7 @@ def shape_answer(answer: Answer) -> dict[str, Any]:
         "units_spent": answer.units_spent,
         "grants": row["grants"],
         "num_failed": answer.num_failed,
+        "full_budget_tokens": answer.full_budget_tokens,
     }
 
 
@@ -203,6 +205,7 @@ async def _stream(
     chat: ProgramChat, events: AsyncGenerator[ProgramEvent | None, None]
 ) -> AsyncGenerator[str, None]:
     options = chat.body.stream_options
+    await anext(events)  # let in: what fails before is a plain error with its status
     last_sent = chat.state.clock.now()
     yield sse.encode_event(_shape_chunk(chat, {"role": "assistant", "content": ""}))
     async for event in events:

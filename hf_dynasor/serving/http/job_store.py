@@ -71,6 +71,10 @@ class JobStore(Protocol):
         """Jobs of a batch by position, or all jobs with the newest first; after the one named `after`."""
         ...
 
+    def count(self, batch: str) -> dict[JobStatus, int]:
+        """How many jobs of a batch are where; statuses without any are left out."""
+        ...
+
     def take(self, limit: int) -> list[Job]:
         """The oldest queued jobs, marked as running; each is taken once."""
         ...
@@ -185,6 +189,13 @@ class SqliteJobStore:
         with self._lock:
             rows = self._db.execute(query, (*values, limit)).fetchall()
         return [_read_row(row) for row in rows]
+
+    def count(self, batch: str) -> dict[JobStatus, int]:
+        """See `JobStore`."""
+        query = "SELECT status, COUNT(*) FROM jobs WHERE batch = ? GROUP BY status"
+        with self._lock:
+            rows = self._db.execute(query, (batch,)).fetchall()
+        return {JobStatus(name): number for name, number in rows}
 
     def take(self, limit: int) -> list[Job]:
         """See `JobStore`."""

@@ -18,9 +18,11 @@ from hf_dynasor.serving.http.errors import ApiError, bad_request, not_found
 from hf_dynasor.serving.http.generation import SILENCE_S
 from hf_dynasor.serving.http.job_runner import JobRunner
 from hf_dynasor.serving.http.job_store import Job, JobStatus, JobStore
+from hf_dynasor.serving.http.model_info import ServedModel
 from hf_dynasor.serving.http.operations import read_state
 from hf_dynasor.serving.http.program_runs import ProgramEvent, Progress, follow_program
 from hf_dynasor.serving.http.recipes import build_recipe, count_units
+from hf_dynasor.serving.http.settings import ServerSettings
 from hf_dynasor.serving.http.state import ServerState
 
 PROGRESS_S = 0.1
@@ -88,28 +90,28 @@ def _add_program_routes(app: FastAPI, store: JobStore) -> None:
     async def submit(body: ProgramRequest, request: Request) -> dict[str, Any]:
         state = read_state(request)
         state.check_ready()
-        job = _make_job(state, body, f"prog-{uuid.uuid4().hex}", created=_now(request))
+        job = make_job(state.model, state.settings, body, f"prog-{uuid.uuid4().hex}", created=_now(request))
         await _runner(request).add([job])
-        return _shape_job(job)
+        return shape_job(job)
 
     @app.get("/v1/programs")
     async def list_programs(limit: int = Query(20, ge=1, le=100), after: str | None = None) -> dict[str, Any]:
         jobs = store.list_jobs(limit=limit + 1, after=after)
         return {
             "object": "list",
-            "data": [_shape_job(job) for job in jobs[:limit]],
+            "data": [shape_job(job) for job in jobs[:limit]],
             "has_more": len(jobs) > limit,
         }
 
     @app.get("/v1/programs/{job_id}")
     async def get_program(job_id: str) -> dict[str, Any]:
-        return _shape_job(_find(store, job_id))
+        return shape_job(_find(store, job_id))
 
     @app.post("/v1/programs/{job_id}/cancel")
     async def cancel_program(job_id: str, request: Request) -> dict[str, Any]:
         _find(store, job_id)
         await _runner(request).cancel(job_id)
-        return _shape_job(_find(store, job_id))
+        return shape_job(_find(store, job_id))
 
     @app.get("/v1/programs/{job_id}/events")
     async def follow(job_id: str, request: Request) -> Response:
@@ -129,8 +131,13 @@ def _add_batch_routes(app: FastAPI, store: JobStore) -> None:
         batch = f"batch-{uuid.uuid4().hex}"
         lines = (await request.body()).decode("utf-8", "replace").splitlines()
         jobs = [
-            _make_job(
-                state, _parse_line(line, number), f"{batch}-{number}", created=_now(request), batch=batch
+            make_job(
+                state.model,
+                state.settings,
+                parse_line(line, number),
+                f"{batch}-{number}",
+                created=_now(request),
+                batch=batch,
             )
             for number, line in enumerate(lines, start=1)
             if line.strip()
@@ -146,7 +153,7 @@ def _add_batch_routes(app: FastAPI, store: JobStore) -> None:
 
     @app.post("/v1/batches/{batch}/cancel")
     async def cancel_batch(batch: str, request: Request) -> dict[str, Any]:
-        for job in _walk(store, batch):
+        for job in walk_batch(store, batch):
             if not job.status.is_final:
                 await _runner(request).cancel(job.id)
         return _shape_batch(store, batch)
@@ -155,16 +162,22 @@ def _add_batch_routes(app: FastAPI, store: JobStore) -> None:
     async def get_results(batch: str) -> Response:
         """One line for each program that has ended, in the order of the batch."""
         _shape_batch(store, batch)
-        rows = (json.dumps(_shape_job(job)) + "\n" for job in _walk(store, batch) if job.status.is_final)
+        rows = (json.dumps(shape_job(job)) + "\n" for job in walk_batch(store, batch) if job.status.is_final)
         return StreamingResponse(rows, media_type="application/jsonl")
 
 
-def _make_job(
-    state: ServerState, body: ProgramRequest, name: str, *, created: int, batch: str | None = None
+def make_job(
+    model: ServedModel,
+    settings: ServerSettings,
+    body: ProgramRequest,
+    name: str,
+    *,
+    created: int,
+    batch: str | None = None,
 ) -> Job:
     """Check a request as a whole, so that what is taken can run."""
-    state.model.check_name(body.model)
-    recipe = build_recipe(state.settings.recipe, body, _read_fields(body))
+    model.check_name(body.model)
+    recipe = build_recipe(settings.recipe, body, _read_fields(body))
     try:
         program, _ = recipe.build(_read_question(body))
     except HFDynasorError as error:
@@ -180,7 +193,8 @@ def _make_job(
     )
 
 
-def _parse_line(line: str, number: int) -> ProgramRequest:
+def parse_line(line: str, number: int) -> ProgramRequest:
+    """One line of a batch; a broken one is a 400 that names it."""
     try:
         return ProgramRequest.model_validate_json(line)
     except ValidationError as error:
@@ -212,10 +226,11 @@ async def _stream(request: Request, job: Job, after: int) -> AsyncGenerator[str,
         number, kind, data = event
         yield f"id: {number}\n{sse.encode_event(data, kind)}"
     if not has_event:  # it ended before this server began, or long ago: what is kept is its end
-        yield sse.encode_event(_shape_job(job), job.status.value)
+        yield sse.encode_event(shape_job(job), job.status.value)
 
 
-def _walk(store: JobStore, batch: str) -> list[Job]:
+def walk_batch(store: JobStore, batch: str) -> list[Job]:
+    """All jobs of a batch, in its order."""
     jobs: list[Job] = []
     while page := store.list_jobs(batch=batch, limit=500, after=jobs[-1].id if jobs else None):
         jobs += page
@@ -223,21 +238,23 @@ def _walk(store: JobStore, batch: str) -> list[Job]:
 
 
 def _shape_batch(store: JobStore, batch: str) -> dict[str, Any]:
-    jobs = _walk(store, batch)
-    if not jobs:
+    first = store.list_jobs(batch=batch, limit=1)
+    if not first:
         raise not_found(f"No batch {batch!r} is kept here.")
-    counts = {status.value: sum(job.status is status for job in jobs) for status in JobStatus}
-    is_over = all(job.status.is_final for job in jobs)
+    found = store.count(batch)
+    counts = {status.value: found.get(status, 0) for status in JobStatus}
+    is_over = all(status.is_final for status in found)
     return {
         "id": batch,
         "object": "batch",
-        "created_at": jobs[0].created,
+        "created_at": first[0].created,
         "status": "completed" if is_over else "in_progress",
-        "request_counts": {"total": len(jobs)} | counts,
+        "request_counts": {"total": sum(found.values())} | counts,
     }
 
 
-def _shape_job(job: Job) -> dict[str, Any]:
+def shape_job(job: Job) -> dict[str, Any]:
+    """What is told of a job."""
     row: dict[str, Any] = {
         "id": job.id,
         "object": "program",
