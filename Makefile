@@ -58,7 +58,7 @@ bench-smollm2: install-dev  ## SmolLM2-135M end to end; WORD_PROBLEMS=FILE.jsonl
 	$(BIN)/python benchmarks/smollm2.py $(if $(WORD_PROBLEMS),--word-problems $(WORD_PROBLEMS))
 
 bench-programs: install-dev  ## Samples, trees and searches: accuracy against tokens, caps swept
-	$(BIN)/python benchmarks/programs.py --engine continuous --cells programs-cells.jsonl
+	$(BIN)/python benchmarks/programs.py --engine continuous --cells runs/programs.jsonl
 
 bench-allocation: install-dev  ## Allocation policies side by side, as in the paper's Table 4
 	$(BIN)/python benchmarks/allocation.py --folder runs/traces --draws 5 --calibration-draws 2
