@@ -50,7 +50,7 @@ def test_an_option_that_a_program_does_not_read_raises(program, options):
 
 
 def test_an_unknown_rule_lists_the_known_ones():
-    with pytest.raises(ConfigurationError, match="Unknown stopping rule 'maybe'.*none"):
+    with pytest.raises(ConfigurationError, match=r"Unknown stopping rule 'maybe'.*none"):
         build("chain_of_thought", rule="maybe")
 
 
