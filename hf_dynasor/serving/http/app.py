@@ -77,6 +77,7 @@ def create_app(
             partial(run_job, state),
             max_active=settings.max_programs,
             keep=settings.max_programs_kept,
+            is_ready=lambda: state.is_ready,
         )
         app.state.jobs.start()
         yield

@@ -20,6 +20,7 @@ MAX_EVENTS = 2000
 MAX_ATTEMPTS = 5
 _IDLE_S = 1.0
 _RETRY_S = 0.5
+_TEMPORARY = (429, 503)
 
 RunJob = Callable[[Job], AsyncGenerator["ProgramEvent | None", None]]
 
@@ -49,11 +50,21 @@ class JobRunner:
         store: Where jobs are kept.
         run_job: Runs one job; its events.
         max_active: Most programs at once.
+        keep: Ended programs that are remembered.
+        is_ready: Whether a job that is taken now could run; while it says no, all of them wait.
     """
 
-    def __init__(self, store: JobStore, run_job: RunJob, *, max_active: int, keep: int) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        run_job: RunJob,
+        *,
+        max_active: int,
+        keep: int,
+        is_ready: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._store, self._run_job = store, run_job
-        self._max_active, self._keep = max_active, keep
+        self._max_active, self._keep, self._is_ready = max_active, keep, is_ready
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._logs: dict[str, EventLog] = {}
         self._wake = asyncio.Event()
@@ -120,7 +131,8 @@ class JobRunner:
         while not self._is_stopping:
             self._wake.clear()
             room = self._max_active - len(self._tasks)
-            jobs = await asyncio.to_thread(self._store.take, room) if room > 0 else []
+            can_take = room > 0 and self._is_ready()
+            jobs = await asyncio.to_thread(self._store.take, room) if can_take else []
             for job in jobs:
                 task = asyncio.ensure_future(self._run(job))
                 self._tasks[job.id] = task
@@ -156,13 +168,16 @@ class JobRunner:
         except EngineError as error:
             await self._retry(job, error)
         except (ApiError, HFDynasorError) as error:
+            if isinstance(error, ApiError) and error.status in _TEMPORARY:
+                await self._retry(job, error)
+                return
             await self._finish(job, JobStatus.FAILED, error=str(error))
         except Exception as error:  # a fault of ours must end this job, not the queue
             logger.exception("Program %s failed.", job.id)
             await self._finish(job, JobStatus.FAILED, error=f"{type(error).__name__}: {error}")
 
-    async def _retry(self, job: Job, error: EngineError) -> None:
-        """The engine died under it: it is not the program's fault, so it is tried again, so many times."""
+    async def _retry(self, job: Job, error: Exception) -> None:
+        """The engine died under it, or the server was too busy: it is not the program's fault, so it is tried again, so many times."""
         if job.num_attempts >= MAX_ATTEMPTS:
             words = f"{error} (tried {job.num_attempts} times)"
             await self._finish(job, JobStatus.FAILED, error=words)

@@ -87,7 +87,11 @@ async def run_batch(
     """
     state = make_state(engine, model, settings, MonotonicClock())
     runner = JobRunner(
-        store, partial(run_job, state), max_active=settings.max_programs, keep=settings.max_programs_kept
+        store,
+        partial(run_job, state),
+        max_active=settings.max_programs,
+        keep=settings.max_programs_kept,
+        is_ready=lambda: state.is_ready,
     )
     runner.start()
     num_told = -1

@@ -47,6 +47,15 @@ class ServerState:
     switches: dict[str, Switch] = field(default_factory=dict)
     is_draining: bool = False
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are taken."""
+        try:
+            self.check_ready()
+        except ApiError:
+            return False
+        return True
+
     def check_ready(self) -> None:
         """Raise 503 where the server drains or its engine is dead."""
         if self.is_draining:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 
 from hf_dynasor.core import Request, RequestKey
 from hf_dynasor.engine import Ability, Engine, Sink
-from hf_dynasor.errors import ConfigurationError, EngineError, HFDynasorError
+from hf_dynasor.errors import ConfigurationError, EngineError
 
 logger = logging.getLogger(__name__)
 
 MAX_DELAY_S = 60.0
+STABLE_S = 60.0
+"""Seconds of health after which an engine's death counts as a first one, and the wait begins short again."""
 
 
 class SupervisedEngine:
@@ -20,7 +22,8 @@ class SupervisedEngine:
 
     Args:
         make: Makes an engine; called again after each death.
-        delay_s: Seconds before the first try to replace a dead one; doubled with each failure, at most 60.
+        delay_s: Seconds before a dead one is replaced; doubled with each try that fails and with each engine that
+            dies within a minute, at most 60.
         check_interval_s: Seconds between two looks at its health.
         on_restart: Called after each replacement.
         wait: Waits so many seconds or until it is told to end; returns whether it was. For tests.
@@ -41,6 +44,7 @@ class SupervisedEngine:
             )
         self._make, self._delay_s, self._interval_s = make, delay_s, check_interval_s
         self._on_restart, self._wait = on_restart, wait
+        self._next_delay_s = delay_s
         self._engine = make()
         self._why_down: str | None = None
         self._closed = threading.Event()
@@ -101,29 +105,44 @@ class SupervisedEngine:
             raise EngineError(f"The engine is being restarted: {self._why_down}")
 
     def _watch(self) -> None:
+        num_healthy = 0
         while not self._wait(self._closed, self._interval_s):
             try:
                 self._engine.check_health()
             except EngineError as error:
+                num_healthy = 0
                 self._why_down = str(error)
                 logger.error("The engine died and will be replaced: %s", error)
                 if not self._replace():
                     return
                 self._why_down = None
                 self._on_restart()
+                continue
+            num_healthy += 1
+            if num_healthy * self._interval_s >= STABLE_S:
+                self._next_delay_s = self._delay_s
 
     def _replace(self) -> bool:
         """Make engines until one can be made; `False` if the server ends meanwhile."""
-        delay = self._delay_s
-        self._engine.close()
-        while not self._wait(self._closed, delay):
+        self._close_quietly(self._engine)
+        while not self._wait(self._closed, self._next_delay_s):
+            self._next_delay_s = min(MAX_DELAY_S, 2 * self._next_delay_s)
             try:
-                self._engine = self._make()
-            except (HFDynasorError, RuntimeError, OSError) as error:
-                delay = min(MAX_DELAY_S, 2 * delay)
-                self._why_down = f"the last try failed ({error}); the next is in {delay:g} s"
-                logger.error("The engine could not be made: %s", self._why_down)
+                engine = self._make()
+            except Exception as error:  # whatever it was, giving up would leave a server that never recovers
+                self._why_down = f"the last try failed ({error}); the next is in {self._next_delay_s:g} s"
+                logger.exception("The engine could not be made: %s", self._why_down)
                 continue
-            logger.warning("A new engine serves: %s", self._engine.name)
+            if self._closed.is_set():  # closed meanwhile: nobody would ever close this one
+                self._close_quietly(engine)
+                return False
+            self._engine = engine
+            logger.warning("A new engine serves: %s", engine.name)
             return True
         return False
+
+    def _close_quietly(self, engine: Engine) -> None:
+        try:
+            engine.close()
+        except Exception:  # a dead engine may fail to close, which must not keep the next one from coming
+            logger.exception("%s could not be closed.", engine.name)
