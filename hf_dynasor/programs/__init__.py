@@ -9,7 +9,8 @@ from hf_dynasor.programs.chain_of_thought import ChainOfThought
 from hf_dynasor.programs.chain_settings import ChainSettings
 from hf_dynasor.programs.mcts import MCTS
 from hf_dynasor.programs.rebase import Rebase, allocate_width
-from hf_dynasor.programs.self_consistency import DEFAULT_SAMPLING, Sample, SelfConsistency
+from hf_dynasor.programs.samples import Sample
+from hf_dynasor.programs.self_consistency import DEFAULT_SAMPLING, SelfConsistency
 from hf_dynasor.programs.step_rewards import REWARDS, LikelihoodReward, ModelReward, StepReward
 from hf_dynasor.programs.tree import STEP_DELIMITER, TreeProgram
 
