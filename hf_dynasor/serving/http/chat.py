@@ -100,6 +100,7 @@ def prepare_chat(body: wire.ChatRequest, state: ServerState, *, now: int) -> Cha
         room=model.max_length - len(prompt_ids),
         max_new_tokens=_choose_limit(body),
         num_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        vocabulary_size=model.vocabulary_size,
     )
     if body.top_logprobs and not body.logprobs:
         raise bad_request("top_logprobs needs logprobs: true.", param="top_logprobs")
@@ -230,6 +231,7 @@ def _shape_logprobs(run: ChatRun, choice: Choice, ids: Any, logprobs: Any, top: 
 async def _stream(run: ChatRun, updates: AsyncIterator[Update]) -> AsyncGenerator[str, None]:
     options = run.body.stream_options
     is_continuous = options is not None and options.continuous_usage_stats
+    await anext(updates)  # let in: what fails before is a plain error with its status
     last_sent = run.state.clock.now()
     for choice in run.choices:
         yield sse.encode_event(_shape_chunk(run, choice, {"role": "assistant", "content": ""}))

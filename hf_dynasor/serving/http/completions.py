@@ -123,7 +123,13 @@ def _build_sampling(
     room = state.model.max_length - len(prompt_ids)
     # OpenAI's default; a client that wants the whole context says so.
     limit = body.max_tokens if body.max_tokens is not None else min(16, room)
-    return params.build_sampling(body, room=room, max_new_tokens=limit, num_logprobs=body.logprobs)
+    return params.build_sampling(
+        body,
+        room=room,
+        max_new_tokens=limit,
+        num_logprobs=body.logprobs,
+        vocabulary_size=state.model.vocabulary_size,
+    )
 
 
 def _make_branch(
@@ -201,6 +207,7 @@ def _shape_logprobs(run: CompletionRun, place: int, choice: Choice | None) -> di
 async def _stream(run: CompletionRun, updates: AsyncIterator[Update]) -> AsyncGenerator[str, None]:
     options = run.body.stream_options
     is_continuous = options is not None and options.continuous_usage_stats
+    await anext(updates, None)  # let in: what fails before is a plain error with its status
     last_sent = run.state.clock.now()
     num_sent = 0
     for choice in run.choices:

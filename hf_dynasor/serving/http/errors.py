@@ -40,7 +40,15 @@ class ApiError(Exception):
 
     def to_dict(self) -> dict[str, Any]:
         """The body."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        param = _escape(self.param) if self.param is not None else None
+        return {
+            "error": {"message": _escape(self.message), "type": self.type, "param": param, "code": self.code}
+        }
+
+
+def _escape(text: str) -> str:
+    """Half characters (lone surrogates), which a client may send as a field's name, have no bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:

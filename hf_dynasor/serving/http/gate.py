@@ -112,10 +112,31 @@ class _TooLarge(Exception):
     """A body that grew past the limit."""
 
 
+class HeadRequests:
+    """Answers HEAD as GET without the body: load balancers ask so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
 @dataclass(slots=True)
 class _Caller:
     """One key's (or address's) bucket of requests and how many it has in flight."""
 
+    name: str
     tokens: float
     filled_at: float
     num_running: int = field(default=0)
@@ -139,6 +160,8 @@ class Gate:
         except ApiError as error:
             await _refuse(error, send)
             return
+        if self._settings.api_keys:
+            scope.setdefault("state", {})["caller"] = caller.name
         caller.num_running += 1
         try:
             await self._app(scope, receive, send)
@@ -170,7 +193,7 @@ class Gate:
         caller = self._callers.get(name)
         if caller is None:
             limit = float(self._settings.requests_per_minute or 0)
-            caller = self._callers[name] = _Caller(limit, self._clock.now())
+            caller = self._callers[name] = _Caller(name, limit, self._clock.now())
         self._callers.move_to_end(name)
         while len(self._callers) > _MAX_CALLERS:
             self._callers.popitem(last=False)

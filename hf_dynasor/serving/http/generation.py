@@ -93,6 +93,7 @@ async def run_choices(
     owners: dict[RequestKey, Choice] = {}
     commands = [command for choice in choices for command in _claim(choice, choice.branch.start(), owners)]
     await channel.send(commands)
+    yield Update(None)  # under way: a stream may begin now, and what failed before is a plain error
     left = set(choices)
     while left:
         event = await channel.receive(min(SILENCE_S, timeout_s))

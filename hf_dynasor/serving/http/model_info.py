@@ -46,6 +46,11 @@ class ServedModel:
         return min(limits, default=2**20)
 
     @property
+    def vocabulary_size(self) -> int:
+        """Token ids that there are."""
+        return int(self.loaded.config.vocab_size)
+
+    @property
     def markers(self) -> ThinkMarkers | None:
         """How it marks its thinking."""
         return find_think_markers(self.tokenizer, self.loaded.generation_config)

@@ -26,7 +26,12 @@ REASONING_EFFORTS: dict[str, int | None] = {
 
 
 def build_sampling(
-    body: wire.Sampling, *, room: int, max_new_tokens: int | None, num_logprobs: int | None
+    body: wire.Sampling,
+    *,
+    room: int,
+    max_new_tokens: int | None,
+    num_logprobs: int | None,
+    vocabulary_size: int,
 ) -> SamplingParams:
     """How each choice is decoded.
 
@@ -35,6 +40,7 @@ def build_sampling(
         room: Tokens that prompt and model leave for the answer.
         max_new_tokens: What the client asked for; `None` takes all the room there is.
         num_logprobs: How many likeliest tokens to report; `None` reports no log-probabilities at all.
+        vocabulary_size: Ids that there are.
 
     Raises:
         ApiError: 400 for a value that cannot work.
@@ -46,6 +52,9 @@ def build_sampling(
             param="max_tokens",
             code="context_length_exceeded",
         )
+    bias = _read_bias(body.logit_bias)
+    _check_ids("logit_bias", [token_id for token_id, _ in bias], vocabulary_size)
+    _check_ids("stop_token_ids", body.stop_token_ids or [], vocabulary_size)
     values: dict[str, Any] = {
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -59,7 +68,7 @@ def build_sampling(
         "min_new_tokens": body.min_tokens,
         "seed": body.seed,
         "stop": _read_stop(body.stop) or None,
-        "logit_bias": _read_bias(body.logit_bias) or None,
+        "logit_bias": bias or None,
     }
     given = {name: value for name, value in values.items() if value is not None}
     wanted: dict[str, Any] = (
@@ -81,9 +90,7 @@ def build_chat_prompt(messages: Sequence[wire.ChatMessage], options: wire.Templa
     turns = tuple(
         Message(
             role="system" if message.role == "developer" else message.role,
-            content=message.content
-            if isinstance(message.content, str)
-            else "".join(part.text for part in message.content),
+            content=wire.join_text(message.content),
         )
         for message in messages
     )
@@ -145,6 +152,13 @@ def check_counts(settings: ServerSettings, body: wire.Sampling, num_prompts: int
         raise bad_request(
             f"Got n = {body.n} with temperature 0: all choices would be the same. Expected a temperature above 0.",
             param="n",
+        )
+
+
+def _check_ids(param: str, ids: Sequence[int], size: int) -> None:
+    if (outside := next((i for i in ids if i >= size), None)) is not None:
+        raise bad_request(
+            f"Got token id {outside} in {param} but the vocabulary has ids 0 to {size - 1}.", param=param
         )
 
 

@@ -16,6 +16,8 @@ _AT_LEAST_ONE = (
     "max_stop_strings",
     "max_programs_kept",
     "max_programs",
+    "max_responses_kept",
+    "max_response_characters",
 )
 _ABOVE_ZERO = ("request_timeout_s", "program_timeout_s", "drain_timeout_s", "keep_alive_s", "restart_delay_s")
 
@@ -34,6 +36,8 @@ class ServerSettings:
         max_stop_strings: Most stop strings in one request.
         max_programs_kept: Finished programs that `/v1/programs` remembers; the oldest are forgotten first.
         max_programs: Programs of `/v1/programs` and batches that run at once.
+        max_responses_kept: Responses that `/v1/responses` remembers; the oldest are forgotten first.
+        max_response_characters: Most characters of all of them together, their conversations included.
         program_timeout_s: Seconds that one of those may take.
         request_timeout_s: Seconds after which a request is cancelled and answered with 504.
         drain_timeout_s: Seconds that running requests get to finish after SIGTERM.
@@ -55,6 +59,8 @@ class ServerSettings:
     max_stop_strings: int = 16
     max_programs_kept: int = 1000
     max_programs: int = 16
+    max_responses_kept: int = 1000
+    max_response_characters: int = 64 * 2**20
     program_timeout_s: float = 3600.0
     request_timeout_s: float = 600.0
     drain_timeout_s: float = 30.0

@@ -6,11 +6,19 @@ fields that only name things for the client's own records are listed as such.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Effort = Literal["mild", "low", "mid", "high", "crazy"]
+
+
+class HasText(Protocol):
+    """A part of a message."""
+
+    text: str
 
 
 class Wire(BaseModel):
@@ -62,6 +70,11 @@ class DynasorOptions(Wire):
         )
 
 
+def join_text(content: str | Sequence[HasText]) -> str:
+    """The text of a message, whole or in parts."""
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
 class Sampling(Wire):
     """Fields that chat completions and completions share."""
 
@@ -73,10 +86,10 @@ class Sampling(Wire):
     min_p: float | None = Field(None, ge=0, lt=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     logit_bias: dict[str, float] | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[TokenId] | None = None
     include_stop_str_in_output: Literal[False] | None = None
     ignore_eos: bool | None = None
     min_tokens: int | None = Field(None, ge=0)
