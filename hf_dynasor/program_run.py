@@ -110,6 +110,7 @@ class ProgramRun:
             self._send(commands)
         except StopIteration as stop:
             self._report_grants()
+            self._note_plan()  # what the last reading foretold is known now
             self._note_end()
             self.answer = stop.value
         finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import transformers
-from transformers.generation.continuous_batching import cache, continuous_api, scheduler
+from transformers.generation.continuous_batching import cache, continuous_api, requests, scheduler
 from transformers.generation.continuous_batching.cache_allocators import FullAttentionCacheAllocator
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
 
@@ -27,9 +27,11 @@ RELIED_ON = {
     continuous_api.BackgroundThreadStatus: ("clear", "request_stop", "HARD_STOP"),
     continuous_api.OutputRouter: ("deliver", "deliver_batch"),
     scheduler.FIFOScheduler: (
-        "_infer_request_tokens", "_schedule_request", "_get_waiting_candidates", "clear_cancelled_requests",
+        "_infer_request_tokens", "_schedule_request", "_process_candidates", "_cleanup_waiting_queue", "schedule_batch",
+        "add_waiting_request", "finish_request", "clear_cancelled_requests",
     ),
-    cache.PagedAttentionCache: ("update",),
+    requests.RequestState: ("create_equivalent_initial_request", "status"),
+    cache.PagedAttentionCache: ("update", "free_blocks"),
     FullAttentionCacheAllocator: ("register_cache_tensor", "update"),
     ContinuousBatchingLogitsProcessor: ("fill_defaults", "prepare_tensor_args", "__call__"),
 }  # fmt: skip

@@ -49,8 +49,11 @@ class PagedLoop:
         page_size: Tokens of a page.
         num_blocks: Pages of the cache; `None` lets transformers fill the accelerator's free memory.
         max_batch_tokens: Most tokens of a step, likewise.
+        max_batch_requests: Most requests of a step; `None` means 256.
 
-    `capacity` is the number of tokens that the cache holds.
+    Attributes:
+        capacity: Tokens that the cache holds.
+        max_batch_tokens, max_batch_requests: What transformers made of them.
     """
 
     def __init__(
@@ -61,13 +64,14 @@ class PagedLoop:
         page_size: int,
         num_blocks: int | None,
         max_batch_tokens: int | None,
+        max_batch_requests: int | None = None,
     ) -> None:
         is_cuda = model.device.type == "cuda"
         config = ContinuousBatchingConfig(
             page_size=page_size,
             num_blocks=num_blocks,
             max_batch_tokens=max_batch_tokens,
-            max_requests_per_batch=min(256, max_batch_tokens or 256),
+            max_requests_per_batch=min(max_batch_requests or 256, max_batch_tokens or 256),
             scheduler_type=SCHEDULER_NAME,
             use_async_batching=False,  # tokens are drawn by the observer, on the host
             use_cuda_graph=False,
@@ -86,6 +90,8 @@ class PagedLoop:
         self._processor: Any = self._manager.batch_processor
         self._processor.scheduler.observer = observer
         self._processor.scheduler.page_size = page_size
+        self.max_batch_tokens = int(self._processor.max_batch_tokens)
+        self.max_batch_requests = int(self._processor.scheduler.max_requests_per_batch)
         self.capacity = int(self._processor.cache.num_blocks) * page_size
         self._thread = threading.Thread(target=self._run, name="hf_dynasor-paged-loop", daemon=True)
 

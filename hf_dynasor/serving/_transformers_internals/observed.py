@@ -14,6 +14,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.generation.continuous_batching.requests import RequestStatus
 
+from hf_dynasor.serving.program_scheduling import Computed
+
 SCHEDULER_NAME = "hf_dynasor"
 
 
@@ -25,6 +27,22 @@ class Observer(Protocol):
 
         Asked after every step, also where it computed parts of prompts only and there is nothing to choose.
         """
+        ...
+
+    def enqueue(self, name: str) -> None:
+        """A request waits from now on; or again, because its pages were taken."""
+        ...
+
+    def choose(self) -> Sequence[str]:
+        """Which requests the next step should run."""
+        ...
+
+    def note_run(self, computed: Sequence[Computed]) -> None:
+        """The step that was chosen runs, with these parts of prompts; some may have been left out."""
+        ...
+
+    def find_parked(self) -> str | None:
+        """The paused request whose pages are taken first; `None` if none is paused."""
         ...
 
     def mark_started(self, name: str) -> None:
@@ -55,24 +73,76 @@ class SilentRouter(continuous_api.OutputRouter):  # type: ignore[misc]
 
 
 class ObservedScheduler(scheduler.FIFOScheduler):  # type: ignore[misc]
-    """First in, first out, and tells what it did. Of equal prompts the first is computed, then the others share it."""
+    """Runs what the observer chooses, as far as pages reach. Of equal prompts the first is computed, others share it."""
 
     observer: Observer
     page_size: int
+    starved_requests: list[Any]
 
-    def _get_waiting_candidates(self) -> list[Any]:
-        candidates = super()._get_waiting_candidates()
-        if not self.cache.use_prefix_sharing or not candidates:
-            return list(candidates)
-        active = self.active_requests.values()
-        taken = {tuple(state.initial_tokens) for state in active if state.status == RequestStatus.PREFILLING}
-        chosen = []
-        for state in candidates:
-            prompt = tuple(state.initial_tokens)
-            if prompt not in taken or len(prompt) <= self.page_size:  # less than a page is never shared
-                chosen.append(state)
-            taken.add(prompt)
-        return chosen
+    def add_waiting_request(self, state: Any) -> None:
+        super().add_waiting_request(state)
+        self.observer.enqueue(state.request_id)
+
+    def schedule_batch(self, token_budget: int, cache_budget: int) -> Any:
+        for _ in range(
+            len(self.active_requests) + 1
+        ):  # each turn but the last takes a paused request's pages
+            candidates = self._list_candidates()
+            prefilling = {state.request_id for state in candidates if state.status != RequestStatus.DECODING}
+            removed: set[str] = set()
+            outcome = self._process_candidates(candidates, token_budget, cache_budget, removed)
+            self._cleanup_waiting_queue(removed)
+            scheduled, is_short, is_fast, num_q_tokens, max_kv_read = outcome
+            if scheduled or not is_short or not self._take_parked():
+                break
+        if not scheduled:
+            return (None if is_short else scheduled), is_fast, 0, 0
+        if self.starved_requests and self._take_parked():
+            self.starved_requests = []  # they go on in the next step, with the pages that were taken
+        self.observer.note_run(
+            [
+                Computed(name=each.state.request_id, num_tokens=each.query_length, is_last=each.has_new_token)
+                for each in scheduled
+                if each.state.request_id in prefilling
+            ]
+        )
+        return scheduled, is_fast, num_q_tokens, max_kv_read
+
+    def _list_candidates(self) -> list[Any]:
+        """The chosen requests: those that decode first. Of equal prompts only one is computed at a time."""
+        ready: list[Any] = []
+        others: list[Any] = []
+        active = self.active_requests
+        taken = {
+            tuple(each.initial_tokens) for each in active.values() if each.status == RequestStatus.PREFILLING
+        }
+        for name in self.observer.choose():
+            state = active.get(name) or self.waiting_requests.get(name)
+            if state is None:
+                continue
+            if state.status == RequestStatus.PENDING:
+                prompt = tuple(state.initial_tokens)
+                # Less than a page is never shared.
+                if self.cache.use_prefix_sharing and prompt in taken and len(prompt) > self.page_size:
+                    continue
+                taken.add(prompt)
+            (ready if state.status == RequestStatus.DECODING else others).append(state)
+        if self.block_new_requests and any(
+            each.status != RequestStatus.PENDING for each in [*ready, *others]
+        ):
+            others = [each for each in others if each.status != RequestStatus.PENDING]
+        return ready + others
+
+    def _take_parked(self) -> bool:
+        """Take the pages of the paused request that is last in the order; it is computed again when it goes on."""
+        name = self.observer.find_parked()
+        state = None if name is None else self.active_requests.get(name)
+        if state is None:
+            return False
+        self.cache.free_blocks(name, no_cache=True)
+        self.finish_request(name)
+        self.add_waiting_request(state.create_equivalent_initial_request())
+        return True
 
     def _infer_request_tokens(self, state: Any, request_ids_to_remove_from_waiting: set[str]) -> Any:
         is_new, before = state.status == RequestStatus.PENDING, state.position_offset
