@@ -20,7 +20,10 @@ from hf_dynasor.serving.http.settings import ServerSettings
 logger = logging.getLogger("hf_dynasor.access")
 
 OPEN_PATHS = frozenset(
-    {"/health", "/ready", "/version", "/", "/page/index.html", "/page/page.css", "/page/page.js"}
+    {
+        *("/health", "/ready", "/version"),
+        *("/", "/page/index.html", "/page/page.css", "/page/page.js", "/page/icon.svg"),
+    }
 )
 """Paths that need no key: load balancers ask them, and browsers load the page, which then shows its user's key."""
 

@@ -1,4 +1,4 @@
-"""The page at `/`: three files of the package, with a policy that lets the browser load nothing else."""
+"""The page at `/`: the files of the package, with a policy that lets the browser load nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from starlette.responses import Response
 
 from hf_dynasor.serving.http.errors import not_found
 
-_TYPES = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+_TYPES = {
+    "index.html": "text/html",
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",

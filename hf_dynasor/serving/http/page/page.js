@@ -31,7 +31,7 @@ byId("form").addEventListener("submit", async (event) => {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
     });
-    current = { id: job.id, abort: new AbortController(), branches: new Map(), curve: [] };
+    current = { id: job.id, abort: new AbortController(), branches: new Map(), curve: [], budget: body.budget };
     byId("cancel").disabled = false;
     await followProgram(current);
   } catch (error) {
@@ -43,7 +43,12 @@ byId("form").addEventListener("submit", async (event) => {
 });
 
 byId("cancel").addEventListener("click", async () => {
-  if (current) await callServer(`/v1/programs/${current.id}/cancel`, { method: "POST" });
+  if (!current) return;
+  try {
+    await callServer(`/v1/programs/${current.id}/cancel`, { method: "POST" });
+  } catch (error) {
+    say(`Error: ${error.message}`);
+  }
 });
 
 function startOver() {
@@ -51,7 +56,8 @@ function startOver() {
   for (const id of ["answer", "certainty-text", "units", "tokens", "saved"]) byId(id).textContent = "–";
   byId("certainty").value = 0;
   byId("branches").replaceChildren();
-  byId("curve").replaceChildren();
+  byId("branch-count").textContent = "";
+  drawCurve("curve", []);
   byId("send").disabled = true;
   say("Asked.");
 }
@@ -59,6 +65,7 @@ function startOver() {
 async function followProgram(program) {
   const path = `/v1/programs/${program.id}/events`;
   const reply = await fetch(path, { headers: makeHeaders(), signal: program.abort.signal });
+  if (!reply.ok) throw new Error(`status ${reply.status}`);
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -95,31 +102,51 @@ const handlers = {
 function findBranch(program, name) {
   let branch = program.branches.get(name);
   if (!branch) {
-    const item = document.createElement("li");
-    const title = document.createElement("small");
-    const text = document.createElement("pre");
-    title.textContent = name;
-    item.append(title, text);
+    const make = (tag, className) => Object.assign(document.createElement(tag), { className });
+    const [item, title, box] = [make("li", "growing"), make("small", ""), make("pre", "")];
+    const [thought, said] = [make("span", "thought"), make("span", "")];
+    box.append(thought, said);
+    item.append(title, box);
     byId("branches").append(item);
-    branch = { item, title, text, numTokens: 0 };
+    branch = { item, title, box, thought, said, text: "", numTokens: 0, answer: null };
     program.branches.set(name, branch);
+    byId("branch-count").textContent = `(${program.branches.size})`;
   }
   return branch;
+}
+
+// Thinking is set apart; its markers need not be shown.
+function showText(branch, text) {
+  branch.text = text;
+  const parts = /^\s*<think>([^]*?)(?:<\/think>([^]*)|$)/.exec(text);
+  branch.thought.textContent = parts ? parts[1] : "";
+  branch.said.textContent = parts ? parts[2] ?? "" : text;
 }
 
 function growBranch(program, path) {
   const branch = findBranch(program, path.request_id);
   branch.numTokens += path.num_tokens;
-  branch.text.textContent += path.text;
-  branch.title.textContent = `${path.request_id} · ${branch.numTokens} tokens`;
-  branch.text.scrollTop = branch.text.scrollHeight;
+  showText(branch, branch.text + path.text);
+  branch.title.textContent = `${nameBranch(path.request_id)} · ${branch.numTokens} tokens …`;
+  branch.box.scrollTop = branch.box.scrollHeight;
 }
+
+const ENDS = { eos: "", stop: "", length: " · cut at its limit", cancelled: " · cancelled", failed: " · failed" };
 
 function endBranch(program, data) {
   const branch = findBranch(program, data.request_id);
-  branch.text.textContent = data.text;
-  branch.title.textContent = `${data.request_id} · ${data.usage.net_tokens} tokens · ${data.finish_reason}`;
+  showText(branch, data.text);
+  branch.box.scrollTop = branch.box.scrollHeight;
+  const end = ENDS[data.finish_reason] ?? ` · ${data.finish_reason}`;
+  branch.title.textContent = `${nameBranch(data.request_id)} · ${data.usage.net_tokens} tokens${end}`;
   branch.item.className = data.finish_reason === "cancelled" ? "cancelled" : "done";
+  const boxed = [...data.text.matchAll(/\\boxed\{([^{}]*)\}/g)].pop();
+  branch.answer = boxed ? boxed[1] : null;
+}
+
+function nameBranch(id) {
+  const parts = /^sample-(\d+)$/.exec(id);
+  return parts ? `sample ${Number(parts[1]) + 1}` : id;
 }
 
 const SIGNALS = ["entropy", "reward", "agreement", "answer_probability"];
@@ -129,32 +156,43 @@ function showGrant(program, data) {
   const value = signal ? data.certaindex[signal] : 0;
   byId("certainty").value = value;
   byId("certainty-text").textContent = signal ? `${value.toFixed(2)} (${signal})` : "not known yet";
-  byId("units").textContent = `${data.total} of ${byId("budget").value}`;
-  byId("tokens").textContent = data.net_tokens;
-  program.curve.push([data.total, value]);
-  drawCurve(program.curve, Number(byId("budget").value));
+  byId("units").textContent = `${data.total} of ${program.budget}`;
+  byId("tokens").textContent = data.net_tokens.toLocaleString("en");
+  program.curve.push([data.total / program.budget, value]);
+  drawCurve("curve", program.curve);
 }
 
 function showEnd(program, data) {
   byId("answer").textContent = data.answer ?? "none";
   byId("units").textContent = `${data.units_spent} of ${data.budget} ${data.unit}`;
-  byId("tokens").textContent = data.usage.net_tokens;
-  const full = data.units_spent ? (data.usage.net_tokens / data.units_spent) * data.budget : 0;
-  const saved = Math.max(0, Math.round(full - data.usage.net_tokens));
-  const share = full ? Math.round((100 * saved) / full) : 0;
-  byId("saved").textContent = `${saved} tokens (${share}%, by estimate)`;
+  const net = data.usage.net_tokens;
+  byId("tokens").textContent = net.toLocaleString("en");
+  byId("saved").textContent = describeSaving(data, " tokens");
+  for (const branch of program.branches.values()) {
+    if (branch.answer !== null && branch.answer === data.answer) branch.item.className = "agrees";
+  }
   say(`Ended (${data.stop_reason}): ${data.explanation}`);
 }
 
-function drawCurve(points, budget) {
+// An estimate: what the units that were not spent would have cost, at the mean of those that were.
+function describeSaving(data, unit) {
+  const full = data.full_budget_tokens ?? 0;
+  const saved = Math.max(0, full - data.usage.net_tokens);
+  return saved ? `about ${saved.toLocaleString("en")}${unit} (${Math.round((100 * saved) / full)}%)` : "nothing";
+}
+
+// Points in the unit square; its upper edge is 1.
+function drawCurve(id, points, hasDots = true) {
   const make = (name, attributes) => {
     const node = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
     return node;
   };
-  const places = points.map(([x, y]) => [(300 * x) / budget, 55 - 50 * y]);
+  const grid = [5, 35, 65].map((y) => make("line", { x1: 0, x2: 300, y1: y, y2: y, class: "grid" }));
+  const places = points.map(([x, y]) => [6 + 288 * x, 65 - 60 * y]);
   const line = make("polyline", { points: places.map((place) => place.join(",")).join(" ") });
-  byId("curve").replaceChildren(line, ...places.map(([cx, cy]) => make("circle", { cx, cy, r: 3 })));
+  const dots = hasDots ? places.map(([x, y]) => make("line", { x1: x, x2: x, y1: y, y2: y, class: "dot" })) : [];
+  byId(id).replaceChildren(...grid, line, ...dots);
 }
 
 function say(text) {
@@ -183,7 +221,12 @@ function selectTab(chosen) {
   if (chosen.id === "tab-load") refreshLoad();
 }
 
+const HISTORY_S = 60;
+let loads = []; // [seconds, requests running]
+let timer = null;
+
 async function refreshLoad() {
+  clearTimeout(timer);
   if (byId("load").hidden) return;
   try {
     const [load, list] = await Promise.all([callServer("/load"), callServer("/v1/programs?limit=20")]);
@@ -191,19 +234,32 @@ async function refreshLoad() {
     byId("waiting").textContent = `${load.num_waiting} of ${load.max_waiting}`;
     byId("programs-running").textContent = load.num_programs;
     byId("programs").replaceChildren(...list.data.map(makeRow));
+    showHistory(load.num_running);
   } catch (error) {
     byId("running").textContent = error.message;
   }
-  setTimeout(refreshLoad, 1000);
+  clearTimeout(timer);
+  timer = setTimeout(refreshLoad, 1000);
+}
+
+function showHistory(numRunning) {
+  const now = performance.now() / 1000;
+  loads.push([now, numRunning]);
+  loads = loads.filter(([when]) => now - when <= HISTORY_S);
+  const most = Math.max(...loads.map(([, number]) => number));
+  byId("load-most").textContent = most;
+  const points = loads.map(([when, number]) => [1 - (now - when) / HISTORY_S, number / Math.max(1, most)]);
+  drawCurve("load-curve", points, false);
 }
 
 function makeRow(job) {
   const row = document.createElement("tr");
-  const result = job.result ?? {};
-  for (const text of [job.id, job.status, result.answer ?? "", result.units_spent ?? ""]) {
-    row.append(Object.assign(document.createElement("td"), { textContent: text }));
-  }
+  const result = job.result;
+  const cells = [job.custom_id ?? job.id, job.status];
+  cells.push(...(result ? [result.answer ?? "none", `${result.units_spent} of ${result.budget}`, describeSaving(result, "")] : ["", "", ""]));
+  for (const text of cells) row.append(Object.assign(document.createElement("td"), { textContent: text }));
   return row;
 }
 
+drawCurve("curve", []);
 callServer("/v1/models").then((list) => { byId("model").textContent = list.data[0].id; }, () => {});
