@@ -29,6 +29,7 @@ class Screen:
         self._splitter: ReasoningSplitter | None = None
         self._shown: str | None = None  # the path whose text is shown
         self._is_path_over = False
+        self._text = ""
         self._num_tokens = 0
         self._has_status = self._is_mid_line = self._has_thought = False
 
@@ -48,7 +49,7 @@ class Screen:
     def begin(self, splitter: ReasoningSplitter) -> None:
         """A question was asked."""
         self._splitter, self._shown, self._is_path_over, self._num_tokens = splitter, None, False, 0
-        self._has_thought = False
+        self._has_thought, self._text = False, ""
 
     def show(self, kind: str, data: dict[str, Any]) -> None:
         """Something happened; see `Asker.ask`."""
@@ -72,16 +73,18 @@ class Screen:
             self._num_tokens += path["num_tokens"]
             if self._shown is None:
                 self._shown = path["request_id"]
-            if path["request_id"] == self._shown and self._splitter is not None:
+            if path["request_id"] == self._shown and not self._is_path_over and self._splitter is not None:
+                self._text += path["text"]
                 self._show_split(self._splitter.push(path["text"]))
         if self._is_path_over:
             self._show_status(f"{self._num_tokens} tokens so far ...")
 
     def _show_completion(self, data: dict[str, Any]) -> None:
-        if self._shown is None and data["finish_reason"] != "cancelled" and self._splitter is not None:
+        if self._shown is None and data["finish_reason"] != "cancelled":
             self._shown = data["request_id"]  # over before anything was told of it
-            self._show_split(self._splitter.push(data["text"]))
         if data["request_id"] == self._shown and not self._is_path_over and self._splitter is not None:
+            if data["text"].startswith(self._text):  # what it grew by since it was last told of
+                self._show_split(self._splitter.push(data["text"][len(self._text) :]))
             self._show_split(self._splitter.finish())
             self._is_path_over = True
             self.end_line()

@@ -111,6 +111,10 @@ class Progress:
         grown, self._grown = list(self._grown.values()), {}
         return grown
 
+    def forget(self, name: str) -> None:
+        """A path has ended: its completion tells its text, so nothing more is told of its growing."""
+        self._grown.pop(name, None)
+
 
 async def follow_program(
     program: ReasoningProgram,
@@ -142,6 +146,8 @@ async def follow_program(
 
     def notice(event: Event) -> None:
         if isinstance(event, Completion):
+            if progress is not None:
+                progress.forget(event.key.request_id)
             tell("completion", _describe(event))
         elif progress is not None and (grown := progress.add(event)):
             tell("progress", {"paths": grown})

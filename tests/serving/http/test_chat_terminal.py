@@ -188,6 +188,12 @@ def test_thinking_is_dimmed_and_the_answer_is_not(monkeypatch):
     assert text.replace(ESCAPE + "2m", "").replace(ESCAPE + "0m", "") == "Hmm\nSo 4"
 
 
+def test_the_end_of_a_path_is_shown_once_however_late_its_growing_was_told():
+    end = ("completion", {"request_id": "a", "text": "one two three", "finish_reason": "eos"})
+    assert screen_of(progress("one "), end, progress("two three"), is_terminal=False) == "one two three\n"
+    assert screen_of(end, is_terminal=False) == "one two three\n"
+
+
 def test_no_color_is_honoured(monkeypatch):
     grant = ("grant", {"certaindex": {"entropy": 0.5}, "total": 5, "net_tokens": 1234})
     monkeypatch.setenv("NO_COLOR", "1")

@@ -125,6 +125,7 @@ function showText(branch, text) {
 
 function growBranch(program, path) {
   const branch = findBranch(program, path.request_id);
+  if (branch.item.className !== "growing") return;
   branch.numTokens += path.num_tokens;
   showText(branch, branch.text + path.text);
   branch.title.textContent = `${nameBranch(path.request_id)} · ${branch.numTokens} tokens …`;
