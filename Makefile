@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev test test-slow coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces clean
+.PHONY: help run install install-dev test test-slow test-e2e coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
@@ -36,6 +36,10 @@ test: install-dev  ## Set up if needed, then run the default test suite
 
 test-slow: install-dev  ## The checks that take longer; run before a capability is called done
 	$(BIN)/python -m pytest -q -m slow
+
+test-e2e: install-dev  ## Real clients against a running server: openai, langchain, lm-eval, schemathesis
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[e2e]"
+	$(BIN)/python -m pytest -q -m e2e tests/e2e
 
 quality: install-dev  ## Formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -10,7 +10,8 @@ import torch
 from hf_dynasor.core import TopLogprobs
 from hf_dynasor.serving.loading import LoadedModel
 
-_MAX_LOGITS = 2**24  # logits that are held at once
+_MAX_LOGITS = 2**25  # of one forward over several prompts; a longer prompt is read alone
+_MAX_FLOAT_LOGITS = 2**24  # that are turned into log-probabilities at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,26 +27,52 @@ class PromptLogprobs:
     top_logprobs: tuple[TopLogprobs | None, ...]
 
 
+def split_prompts(lengths: Sequence[int], vocabulary_size: int) -> list[list[int]]:
+    """Which prompts are read together: like with like, so that little is padded, within `_MAX_LOGITS` logits.
+
+    Args:
+        lengths: Tokens of each prompt.
+        vocabulary_size: Logits of each token.
+    """
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        most = max(1, _MAX_LOGITS // (lengths[place] * vocabulary_size))
+        if batches and len(batches[-1]) < most:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches
+
+
 @torch.inference_mode()
 def read_prompt_logprobs(
-    loaded: LoadedModel, prompt_ids: Sequence[int], *, num_top: int = 0
-) -> PromptLogprobs:
-    """Read a prompt once, teacher-forced.
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, num_top: int = 0
+) -> list[PromptLogprobs]:
+    """Read prompts in one forward, teacher-forced.
+
+    Prompts are padded on the right, where no token of theirs looks.
 
     Args:
         loaded: The model.
-        prompt_ids: At least one id.
+        prompts: Each at least one id.
         num_top: How many of the likeliest tokens to list at each place.
     """
-    ids = torch.tensor([list(prompt_ids)], device=loaded.model.device)
-    logits = loaded.model(input_ids=ids, use_cache=False).logits[0, :-1]
+    longest = max(map(len, prompts))
+    rows = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+    ids = torch.tensor(rows, device=loaded.model.device)
+    logits = loaded.model(input_ids=ids, use_cache=False).logits
+    return [_read_row(logits[row, : len(p) - 1], p, num_top) for row, p in enumerate(prompts)]
+
+
+def _read_row(logits: torch.Tensor, prompt_ids: Sequence[int], num_top: int) -> PromptLogprobs:
+    """One prompt's numbers from the logits before each of its tokens, shape (tokens - 1, vocabulary)."""
     chosen: list[float | None] = [None]
     top: list[TopLogprobs | None] = [None]
-    rows = max(1, _MAX_LOGITS // logits.shape[-1])
-    for start in range(0, logits.shape[0], rows):
-        scores = torch.log_softmax(logits[start : start + rows].float(), dim=-1)
-        targets = ids[0, 1 + start : 1 + start + rows]
-        chosen += scores.gather(1, targets[:, None])[:, 0].tolist()
+    targets = torch.tensor(list(prompt_ids[1:]), device=logits.device, dtype=torch.long)
+    size = max(1, _MAX_FLOAT_LOGITS // logits.shape[-1])
+    for start in range(0, logits.shape[0], size):
+        scores = torch.log_softmax(logits[start : start + size].float(), dim=-1)
+        chosen += scores.gather(1, targets[start : start + size, None])[:, 0].tolist()
         top += _list_top(scores, num_top)
     return PromptLogprobs(logprobs=tuple(chosen), top_logprobs=tuple(top))
 

@@ -170,6 +170,10 @@ def _add_token_routes(app: FastAPI) -> None:
     async def tokenize(body: wire.TokenizeRequest, request: Request) -> dict[str, Any]:
         return tokens.tokenize(body, read_state(request).model)
 
+    @app.get("/tokenizer_info")
+    async def tokenizer_info(request: Request) -> dict[str, Any]:
+        return tokens.describe_tokenizer(read_state(request).model)
+
     @app.post("/detokenize")
     async def detokenize(body: wire.DetokenizeRequest, request: Request) -> dict[str, Any]:
         return tokens.detokenize(body, read_state(request).model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -13,12 +14,13 @@ from hf_dynasor.core import RequestKey, SamplingParams
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.serving.http import params, shapes, sse, wire
 from hf_dynasor.serving.http.branches import Branch, PlainBranch, WatchedBranch
+from hf_dynasor.serving.http.bridge import check_time
 from hf_dynasor.serving.http.chat import check_stream_options
 from hf_dynasor.serving.http.errors import bad_request
 from hf_dynasor.serving.http.generation import Choice, Update, run_choices, sum_usage
 from hf_dynasor.serving.http.reasoning import ReasoningSplitter
 from hf_dynasor.serving.http.state import ServerState, make_id
-from hf_dynasor.serving.prompt_logprobs import PromptLogprobs, read_prompt_logprobs
+from hf_dynasor.serving.prompt_logprobs import PromptLogprobs, read_prompt_logprobs, split_prompts
 from hf_dynasor.stopping import Phase, StoppingRule, WatchSettings
 
 
@@ -40,8 +42,7 @@ class CompletionRun:
         units = max(1, len(self.choices))
         async with self.state.open_channel(units, priority=self.body.priority) as channel:
             if self.body.echo and self.body.logprobs is not None:
-                for prompt_ids in self.prompts:
-                    self.readings.append(await self._read(prompt_ids))
+                await self._read_prompts()
             if self.choices:
                 async for update in run_choices(
                     channel,
@@ -51,10 +52,20 @@ class CompletionRun:
                 ):
                     yield update
 
-    async def _read(self, prompt_ids: tuple[int, ...]) -> PromptLogprobs:
-        return await asyncio.to_thread(
-            read_prompt_logprobs, self.state.model.loaded, prompt_ids, num_top=self.body.logprobs or 0
-        )
+    async def _read_prompts(self) -> None:
+        """Batch by batch; one request at a time reads, since a forward takes all of the machine anyway."""
+        state, limit = self.state, self.state.settings.request_timeout_s
+        deadline = state.clock.now() + limit
+        found: dict[int, PromptLogprobs] = {}
+        for batch in split_prompts([len(ids) for ids in self.prompts], state.model.vocabulary_size):
+            prompts = [self.prompts[place] for place in batch]
+            async with state.reading:
+                check_time(state.clock.now(), deadline, limit)
+                read = partial(
+                    read_prompt_logprobs, state.model.loaded, prompts, num_top=self.body.logprobs or 0
+                )
+                found |= zip(batch, await asyncio.to_thread(read), strict=True)
+        self.readings += [found[place] for place in range(len(self.prompts))]
 
     def shape_usage(self) -> dict[str, Any]:
         """The token account."""

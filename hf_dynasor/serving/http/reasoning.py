@@ -64,7 +64,9 @@ class ReasoningSplitter:
             return self._look_for_opening(markers.open_text)
         at = self._held.find(markers.close_text)
         if at < 0:
-            return self._release(len(self._held) - _count_overlap(self._held, markers.close_text)), True, True
+            end = len(self._held) - _count_overlap(self._held, markers.close_text)
+            # White space before the marker is dropped, so it waits until something else follows.
+            return self._release(len(self._held[:end].rstrip())), True, True
         piece = self._release(at).rstrip()
         self._enter(Phase.AFTER, len(markers.close_text))
         return piece, True, False

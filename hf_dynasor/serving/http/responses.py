@@ -172,7 +172,7 @@ def _list_turns(body: ResponseRequest) -> list[wire.ChatMessage]:
 
 def _make_chat(body: ResponseRequest, turns: list[wire.ChatMessage]) -> wire.ChatRequest:
     head = [wire.ChatMessage(role="system", content=body.instructions)] if body.instructions else []
-    options = wire.DynasorOptions(saving_effort=body.dynasor.saving_effort) if body.dynasor else None
+    options = wire.DynasorOptions.model_validate(body.dynasor.model_dump()) if body.dynasor else None
     return wire.ChatRequest(
         messages=[*head, *turns],
         max_completion_tokens=body.max_output_tokens,

@@ -116,7 +116,9 @@ def shape_part(kind: str, text: str, logprobs: Sequence[Any] = ()) -> dict[str, 
 def shape_input(body: ResponseRequest) -> list[dict[str, Any]]:
     """What was asked, as items with ids of their own."""
     items = (
-        [MessageItem(role="user", content=body.input)] if isinstance(body.input, str) else list(body.input)
+        [MessageItem.model_validate({"role": "user", "content": body.input})]
+        if isinstance(body.input, str)
+        else list(body.input)
     )
     rows = []
     for place, item in enumerate(items):

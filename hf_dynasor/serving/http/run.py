@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from types import FrameType
 
@@ -68,10 +69,12 @@ def run_server(
         on_ready: Called with the address once it listens.
 
     Raises:
-        ConfigurationError: The address is taken, or one TLS file without the other.
+        ConfigurationError: The address is taken, or the TLS files cannot be used.
     """
     if (tls_certificate is None) != (tls_key is None):
         raise ConfigurationError("HTTPS needs a certificate and its key. Name both files, or neither.")
+    if tls_certificate is not None:
+        _check_tls(tls_certificate, tls_key)
     listener = _listen(host, port)
     config = uvicorn.Config(
         app,
@@ -88,6 +91,17 @@ def run_server(
         shown = f"[{bound[0]}]" if listener.family == socket.AF_INET6 else bound[0]
         on_ready(f"{scheme}://{shown}:{bound[1]}")
         DrainingServer(config, app, settings).run(sockets=[listener])
+
+
+def _check_tls(certificate: str, key: str | None) -> None:
+    """Read the files once before anything listens, so that a wrong one is a sentence and not a stack."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot use the TLS files {certificate} and {key}: {error.strerror or error}. "
+            "Expected a certificate and its key, both in PEM."
+        ) from None
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -34,6 +34,7 @@ class ServerState:
         pump: Brings the engine's events into the loop.
         metrics: What is measured.
         switches: Running chat completions whose thinking can be ended, by id.
+        reading: Held while prompts are read for their log-probabilities.
         is_draining: Whether the server takes no more requests.
     """
 
@@ -45,6 +46,7 @@ class ServerState:
     pump: EventPump
     metrics: Metrics
     switches: dict[str, Switch] = field(default_factory=dict)
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     is_draining: bool = False
 
     @property

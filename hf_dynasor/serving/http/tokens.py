@@ -28,6 +28,19 @@ def tokenize(body: wire.TokenizeRequest, model: ServedModel) -> dict[str, Any]:
     return {"count": len(ids), "max_model_len": model.max_length, "tokens": ids, "token_strs": texts}
 
 
+def describe_tokenizer(model: ServedModel) -> dict[str, Any]:
+    """What clients that count tokens themselves need to know."""
+    tokenizer = model.tokenizer
+    return {
+        "tokenizer_class": type(tokenizer).__name__,
+        "bos_token": tokenizer.bos_token,
+        "eos_token": tokenizer.eos_token,
+        "pad_token": tokenizer.pad_token,
+        "chat_template": tokenizer.chat_template,
+        "vocab_size": model.vocabulary_size,
+    }
+
+
 def detokenize(body: wire.DetokenizeRequest, model: ServedModel) -> dict[str, Any]:
     """The text of ids.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,3 +31,22 @@ def serve(app) -> Iterator[str]:
         server.should_exit = True
         thread.join(15)
         assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def start_server(*options: str, seconds: float = 120) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`hf-dynasor serve` on a free port in a process of its own; the process and its address."""
+    command = [sys.executable, "-m", "hf_dynasor", "serve", "--port", "0", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    watchdog = threading.Timer(seconds, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()  # ends when the process does
+        assert " on http" in line, line
+        watchdog.cancel()
+        yield process, line.rsplit(" on ", 1)[1].strip()
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()

@@ -1,0 +1,100 @@
+"""lm-eval against a running server: a generation task and a log-likelihood task from local files."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+
+import pytest
+
+from hf_dynasor.serving import load_model
+from hf_dynasor.serving.model_source import locate_model
+from hf_dynasor.serving.prompt_logprobs import read_prompt_logprobs
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs the extra e2e"),
+]
+
+DOCS = [
+    {"sum": f"{a}+{b}", "answer": str(a + b), "wrong": str(a + b + 1)} for a, b in ((2, 3), (7, 8), (40, 5))
+]
+
+GENERATE = """
+task: sums
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "What is {{{{sum}}}}?"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["<|no_such|>"], max_gen_toks: 96, temperature: 0}}
+filter_list:
+  - name: boxed
+    filter:
+      - {{function: regex, regex_pattern: 'boxed\\{{(-?[0-9]+)\\}}'}}
+      - {{function: take_first}}
+metric_list:
+  - {{metric: exact_match}}
+"""
+
+CHOOSE = """
+task: choices
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{sum}}}}="
+doc_to_choice: ["{{{{answer}}}}", "{{{{wrong}}}}"]
+doc_to_target: 0
+target_delimiter: ""
+metric_list:
+  - {{metric: acc}}
+"""
+
+
+@pytest.fixture
+def evaluate(tmp_path, run_python, address):
+    data = tmp_path / "docs.jsonl"
+    data.write_text("".join(json.dumps(doc) + "\n" for doc in DOCS))
+
+    def run(task, model, path, *options):
+        (tmp_path / "task.yaml").write_text(task.format(data=data))
+        name = task.split()[1]
+        arguments = f"model=embedded,base_url={address}{path},tokenizer={locate_model('embedded')[0]},{','.join(options)}"
+        command = ("-m", "lm_eval", "--model", model, "--model_args", arguments.rstrip(","))
+        folder = ("--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"), "--log_samples")
+        extra = ("--apply_chat_template",) if "chat" in model else ()
+        run_python(*command, "--tasks", name, *folder, *extra)
+        (results,) = (tmp_path / "out").rglob("results_*.json")
+        (samples,) = (tmp_path / "out").rglob("samples_*.jsonl")
+        rows = [json.loads(line) for line in samples.read_text().splitlines()]
+        return json.loads(results.read_text())["results"][name], sorted(rows, key=lambda row: row["doc_id"])
+
+    return run
+
+
+def test_a_generation_task_is_scored(evaluate):
+    scores, rows = evaluate(GENERATE, "local-chat-completions", "/v1/chat/completions", "num_concurrent=3")
+    assert scores["exact_match,boxed"] == 1.0
+    assert len(rows) == len(DOCS)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_log_likelihoods_are_the_models_own(evaluate, batch_size):
+    options = ("num_concurrent=1", f"batch_size={batch_size}", "tokenizer_backend=huggingface")
+    scores, rows = evaluate(CHOOSE, "local-completions", "/v1/completions", *options)
+    loaded = load_model("embedded")
+    encode = loaded.tokenizer.encode
+    for row, doc in zip(rows, DOCS, strict=True):
+        for (said, is_greedy), choice in zip(
+            row["filtered_resps"], (doc["answer"], doc["wrong"]), strict=True
+        ):
+            context = encode(f"{doc['sum']}=", add_special_tokens=False)
+            whole = encode(f"{doc['sum']}={choice}", add_special_tokens=False)
+            (read,) = read_prompt_logprobs(loaded, [whole], num_top=1)
+            tail = range(len(context), len(whole))
+            assert float(said) == pytest.approx(sum(read.logprobs[place] for place in tail), abs=1e-3)
+            expected = all(read.top_logprobs[place][0][0] == whole[place] for place in tail)
+            assert (str(is_greedy) == "True") == expected
+    assert 0 <= scores["acc,none"] <= 1

@@ -1,0 +1,33 @@
+"""Requests made from the OpenAPI document, right and wrong ones: no 5xx, no status that it does not name."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_dynasor.serving import load_model
+from hf_dynasor.serving.http.app import create_app
+from hf_dynasor.serving.http.model_info import ServedModel
+from hf_dynasor.serving.http.settings import ServerSettings
+from hf_dynasor.serving.serve_engine import make_serving_engine
+from tests.serving.http.kit import serve
+
+pytestmark = pytest.mark.e2e
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+
+def test_whatever_a_client_sends_the_answer_is_a_documented_one(run_client):
+    program = shutil.which("schemathesis", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("needs the extra e2e")
+    loaded = load_model("embedded")
+    settings = ServerSettings(max_choices=2, max_prompts=2, max_programs=2)
+    # A short context keeps what is generated short; nothing else differs from a real server.
+    model = ServedModel(loaded, "embedded", 0, capacity=128)
+    with make_serving_engine(loaded) as engine, serve(create_app(engine, model, settings)) as address:
+        options = ("--checks", CHECKS, "--max-examples", "15", "--seed", "1", "--generation-database", "none")
+        phases = ("--phases", "examples,coverage,fuzzing", "--request-timeout", "60")
+        run_client(program, "run", f"{address}/openapi.json", *options, *phases, seconds=560)
