@@ -89,6 +89,16 @@ class SupervisedEngine:
         """Cancel; what a dead engine had in flight has ended already."""
         self._engine.cancel(keys)
 
+    def note_program(self, program_id: str, plan: ProgramPlan) -> None:
+        """Tell the engine that works now where a program stands, if it schedules programs."""
+        if isinstance(self._engine, SchedulesPrograms):
+            self._engine.note_program(program_id, plan)
+
+    def note_end(self, program_id: str) -> None:
+        """Tell it that a program is over."""
+        if isinstance(self._engine, SchedulesPrograms):
+            self._engine.note_end(program_id)
+
     def check_health(self) -> None:
         """Raise `EngineError` while no engine works."""
         self._check_up()
