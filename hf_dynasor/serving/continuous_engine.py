@@ -7,6 +7,7 @@ of their common beginning, generated tokens included.
 from __future__ import annotations
 
 import logging
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,11 @@ class ContinuousBatchingEngine(LocalEngine):
     def scheduling(self) -> ProgramScheduling:
         """Who decides which requests run."""
         return self._paged.scheduling
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread that runs the model, for measuring its processor time."""
+        return self._paged.loop.thread
 
     @property
     def step_rows(self) -> tuple[StepRow, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,9 @@ class EngineFit:
 
 
 def fit_engine(rows: Sequence[StepRow], *, name: str = "engine", saturating: bool = True) -> EngineFit:
-    """The model with least squared relative error, no cost negative.
+    """The model with least squared relative error, no cost negative, scaled to the measured total.
+
+    Without the scale a model of noisy steps is too fast: relative errors forgive a long step more than a short one.
 
     Args:
         rows: Measured steps, at least 8, of several batch sizes.
@@ -141,7 +143,7 @@ def fit_engine(rows: Sequence[StepRow], *, name: str = "engine", saturating: boo
     largest = max(row.num_requests for row in rows)
     knees = sorted({0, *(2**power for power in range(10) if 2**power < largest)}) if saturating else [0]
     fits = [_fit_knee(rows, knee, name) for knee in knees]
-    return min(fits, key=lambda fit: fit.mean_error)
+    return _scale(min(fits, key=lambda fit: fit.mean_error), rows)
 
 
 def read_step_rows(path: str | Path) -> list[StepRow]:
@@ -188,6 +190,17 @@ def _fit_knee(rows: Sequence[StepRow], knee: int, name: str) -> EngineFit:
         for row in rows
     ]
     return EngineFit(model=model, mean_error=sum(errors) / len(errors), num_rows=len(rows))
+
+
+def _scale(fit: EngineFit, rows: Sequence[StepRow]) -> EngineFit:
+    predicted = math.fsum(
+        fit.model.time_step(row.num_requests, row.num_context_tokens, row.num_prefill_tokens) for row in rows
+    )
+    factor = math.fsum(row.seconds for row in rows) / predicted
+    costs = ("base", "per_request", "per_context", "per_prefill")
+    return replace(
+        fit, model=replace(fit.model, **{cost: getattr(fit.model, cost) * factor for cost in costs})
+    )
 
 
 def _solve_non_negative(features: Sequence[Sequence[float]], targets: Sequence[float]) -> list[float]:

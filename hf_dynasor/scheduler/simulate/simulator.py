@@ -17,7 +17,7 @@ from hf_dynasor.errors import ConfigurationError, ProgramError
 from hf_dynasor.grants import AllocationPolicy
 from hf_dynasor.scheduler.ageing import Ageing
 from hf_dynasor.scheduler.estimates import WorkEstimator
-from hf_dynasor.scheduler.plans import Limits, StepPlan
+from hf_dynasor.scheduler.plans import Limits, PrefillChunk, StepPlan
 from hf_dynasor.scheduler.policies import SchedulingPolicy
 from hf_dynasor.scheduler.shell import Scheduler
 from hf_dynasor.scheduler.simulate.arrivals import Arrivals
@@ -52,6 +52,9 @@ class Simulation:
         stop_decided: Whether programs give up branches that cannot change their vote.
         knows_lengths: The oracle: estimates are what the program will really cost.
         shrinkage, uses_certaindex: See `WorkEstimator`.
+        keeps_order: Whether programs take the questions, and each its branches, in the order of the workload.
+        siblings_wait: Whether requests of a program wait a step for its prompt, as in an engine whose pages are shared
+            once they are complete.
     """
 
     workload: Workload
@@ -69,6 +72,8 @@ class Simulation:
     knows_lengths: bool = False
     shrinkage: float = 2.0
     uses_certaindex: bool = True
+    keeps_order: bool = False
+    siblings_wait: bool = False
 
     def __post_init__(self) -> None:
         if self.num_programs < 1:
@@ -150,7 +155,10 @@ class _Run:
         simulation = self._simulation
         question = simulation.workload.questions[self._questions[index]]
         rng = random.Random(f"{simulation.seed}/{index}")
-        branches = rng.sample(question.branches, simulation.workload.budget)
+        budget = simulation.workload.budget
+        branches = (
+            question.branches[:budget] if simulation.keeps_order else rng.sample(question.branches, budget)
+        )
         program = self._make_program(question, branches)
         name = str(index)
         self._programs[name] = program
@@ -205,19 +213,32 @@ class _Run:
     def _run_plan(self, plan: StepPlan) -> None:
         engine, batch = self._simulation.engine, len(plan.decode)
         context = self._scheduler.num_context_tokens
+        computed = self._list_computed(plan)
         if plan.prefill:
             num_steps = 1
-            seconds = engine.time_step(batch, context, plan.num_prefill_tokens)
+            seconds = engine.time_step(batch, context, sum(chunk.num_tokens for chunk in computed))
         else:
             num_steps = self._count_steps(batch, context)
             seconds = engine.time_steps(batch, context, num_steps)
-        self._scheduler.advance(num_steps)
+        self._scheduler.advance(num_steps, computed=computed)
         self._step += num_steps
         self._now += seconds
         self._busy += seconds
-        for chunk in plan.prefill:
+        for chunk in computed:
             if chunk.is_last:
                 self._expect_end(chunk.key)
+
+    def _list_computed(self, plan: StepPlan) -> tuple[PrefillChunk, ...]:
+        if not self._simulation.siblings_wait:
+            return plan.prefill
+        has_prompt = {key.program_id for key in plan.decode}
+        computed: dict[str, list[PrefillChunk]] = {}
+        for chunk in plan.prefill:
+            chunks = computed.setdefault(chunk.key.program_id, [])
+            if not chunks or chunk.key.program_id in has_prompt:
+                chunks.append(chunk)
+        kept = {chunk.key for chunks in computed.values() for chunk in chunks}
+        return tuple(chunk for chunk in plan.prefill if chunk.key in kept)
 
     def _count_steps(self, batch: int, context: int) -> int:
         """Steps until something happens: a request ends, memory runs short, a program comes, a rank is void."""
@@ -290,6 +311,8 @@ def _draw_questions(simulation: Simulation) -> list[int]:
     """Which question each program answers: all of them in a random order, again and again."""
     rng = random.Random(f"{simulation.seed}/questions")
     count = len(simulation.workload.questions)
+    if simulation.keeps_order:
+        return [index % count for index in range(simulation.num_programs)]
     drawn: list[int] = []
     while len(drawn) < simulation.num_programs:
         drawn.extend(rng.sample(range(count), count))

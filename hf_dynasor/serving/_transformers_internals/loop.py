@@ -95,6 +95,11 @@ class PagedLoop:
         self.capacity = int(self._processor.cache.num_blocks) * page_size
         self._thread = threading.Thread(target=self._run, name="hf_dynasor-paged-loop", daemon=True)
 
+    @property
+    def thread(self) -> threading.Thread:
+        """The one that runs the model."""
+        return self._thread
+
     def count_pages(self) -> Pages:
         """How full the cache is now; it is gone when the loop was stopped."""
         if self._processor is None:

@@ -109,29 +109,38 @@ class ObservedScheduler(scheduler.FIFOScheduler):  # type: ignore[misc]
         return scheduled, is_fast, num_q_tokens, max_kv_read
 
     def _list_candidates(self) -> list[Any]:
-        """The chosen requests: those that decode first. Of equal prompts only one is computed at a time."""
+        """The chosen requests: those that decode first. Of equal prompts one is computed, the others share its pages."""
         ready: list[Any] = []
         others: list[Any] = []
-        active = self.active_requests
-        taken = {
-            tuple(each.initial_tokens) for each in active.values() if each.status == RequestStatus.PREFILLING
-        }
-        for name in self.observer.choose():
-            state = active.get(name) or self.waiting_requests.get(name)
-            if state is None:
-                continue
-            if state.status == RequestStatus.PENDING:
-                prompt = tuple(state.initial_tokens)
-                # Less than a page is never shared.
-                if self.cache.use_prefix_sharing and prompt in taken and len(prompt) > self.page_size:
-                    continue
-                taken.add(prompt)
+        names = self.observer.choose()
+        found = (self.active_requests.get(name) or self.waiting_requests.get(name) for name in names)
+        for state in (state for state in found if state is not None):
             (ready if state.status == RequestStatus.DECODING else others).append(state)
+        if any(each.status == RequestStatus.PENDING for each in others):
+            others = self._hold_twins(others)
         if self.block_new_requests and any(
             each.status != RequestStatus.PENDING for each in [*ready, *others]
         ):
             others = [each for each in others if each.status != RequestStatus.PENDING]
         return ready + others
+
+    def _hold_twins(self, states: list[Any]) -> list[Any]:
+        """Leave out new requests whose prompt is being computed, unless its pages are there already."""
+        if not self.cache.use_prefix_sharing:
+            return states
+        computing: set[tuple[int, ...]] = set()
+        computed: set[tuple[int, ...]] = set()
+        for each in self.active_requests.values():
+            is_there = each.status == RequestStatus.DECODING
+            (computed if is_there else computing).add(tuple(each.initial_tokens))
+        kept = []
+        for each in states:
+            prompt = tuple(each.initial_tokens)
+            is_shared = len(prompt) > self.page_size and prompt not in computed  # less than a page never is
+            if each.status != RequestStatus.PENDING or not (is_shared and prompt in computing):
+                kept.append(each)
+                computing.add(prompt)
+        return kept
 
     def _take_parked(self) -> bool:
         """Take the pages of the paused request that is last in the order; it is computed again when it goes on."""
