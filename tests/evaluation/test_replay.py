@@ -92,7 +92,7 @@ def mark(policy):
     return pytest.param(policy, id=name(policy), marks=[pytest.mark.slow] if is_variant else [])
 
 
-@pytest.mark.parametrize("policy", map(mark, POLICIES))
+@pytest.mark.parametrize("policy", [mark(policy) for policy in POLICIES])
 def test_replayed_decisions_are_the_live_decisions(engine, questions, recorded, policy):
     recipe = Recipe(budget=8, temperature=0.8, seed=3, logprobs=True, policy=policy)
     repeats = count_repeats(question.question for question in questions)

@@ -175,7 +175,9 @@ def test_a_rank_stays_the_same_until_it_says(name, fields, now):
 
 
 def test_an_unknown_policy_lists_the_known_ones():
-    with pytest.raises(ConfigurationError, match=r"Unknown scheduling policy 'sfj'\. Known: app_fifo, deadline"):
+    with pytest.raises(
+        ConfigurationError, match=r"Unknown scheduling policy 'sfj'\. Known: app_fifo, deadline"
+    ):
         make_scheduling_policy("sfj")
 
 
@@ -187,9 +189,7 @@ def test_an_unknown_policy_lists_the_known_ones():
         lambda: ProgramSpec(program_id="p", weight=0.0),
         lambda: ProgramSpec(program_id="p", planned_units=0),
         lambda: RequestSpec(key=RequestKey(program_id="p", request_id="0"), prompt_tokens=0),
-        lambda: RequestSpec(
-            key=RequestKey(program_id="p", request_id="0"), prompt_tokens=4, shared_tokens=5
-        ),
+        lambda: RequestSpec(key=RequestKey(program_id="p", request_id="0"), prompt_tokens=4, shared_tokens=5),
     ],
 )
 def test_impossible_values_are_refused(make):
