@@ -154,6 +154,7 @@ def _open_engine(arguments: argparse.Namespace) -> Iterator[Engine]:
         device=arguments.device,
         reward=arguments.reward_model,
         reward_kind=arguments.reward_kind,
+        scheduler=arguments.scheduler,
     )
     try:
         yield engine

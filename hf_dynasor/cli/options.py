@@ -16,7 +16,7 @@ from hf_dynasor.programs import PROGRAMS, REWARDS
 from hf_dynasor.programs.chain_settings import ChainExit, ChainMode
 from hf_dynasor.programs.voting import Vote
 from hf_dynasor.recipe import PROMPT_FORMATS, Recipe
-from hf_dynasor.scheduler import POLICIES
+from hf_dynasor.scheduler import POLICIES, SCHEDULING_POLICIES
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         choices=("auto", "generate", "continuous"),
         help="what runs it (default: auto)",
+    )
+    group.add_argument(
+        "--scheduler",
+        choices=sorted(SCHEDULING_POLICIES),
+        help="which programs go first where they queue, with the engine 'continuous' (default: gang_sjf)",
     )
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")

@@ -85,7 +85,8 @@ def run_serve(arguments: argparse.Namespace) -> int:
     store = SqliteJobStore(arguments.job_store or ":memory:")
     loaded = load_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
     engine = SupervisedEngine(
-        lambda: make_serving_engine(loaded, arguments.engine), delay_s=settings.restart_delay_s
+        lambda: make_serving_engine(loaded, arguments.engine, scheduler=arguments.scheduler),
+        delay_s=settings.restart_delay_s,
     )
     try:
         model = ServedModel(loaded, settings.model_name or loaded.name, int(time.time()))

@@ -30,6 +30,7 @@ def make_engine(
     device: str | None = None,
     reward: str | Path | RewardModel | None = "auto",
     reward_kind: RewardKind = "auto",
+    scheduler: str | None = None,
     **options: Any,
 ) -> Engine:
     """Make a local engine.
@@ -46,6 +47,8 @@ def make_engine(
             a `RewardModel`, or none. `auto` is the embedded reward for the embedded model, loaded when it is first
             asked for, and none for other models.
         reward_kind: See `load_reward_model`.
+        scheduler: Which programs go first, by the name of a policy in `hf_dynasor.scheduler.SCHEDULING_POLICIES`; by
+            default `gang_sjf`. Only `continuous` schedules programs: with `auto` it is taken.
         options: Passed on to the engine's class.
 
     Raises:
@@ -59,6 +62,12 @@ def make_engine(
     chosen = _choose_reward(reward, reward_kind, loaded, is_embedded=model == EMBEDDED_NAME)
     if chosen is not None:
         options["reward"] = chosen
+    if scheduler is not None:
+        if engine == "generate":
+            raise ConfigurationError(
+                f"Got {scheduler = } but the engine 'generate' schedules no programs. Use engine='continuous'."
+            )
+        engine, options["scheduler"] = "continuous", scheduler
     if engine == "continuous":
         return ContinuousBatchingEngine(loaded, **options)
     if engine == "auto" and _is_on_cuda(loaded):

@@ -12,18 +12,23 @@ from hf_dynasor.serving.loading import LoadedModel
 logger = logging.getLogger(__name__)
 
 
-def make_serving_engine(loaded: LoadedModel, engine: EngineName = "auto") -> Engine:
+def make_serving_engine(
+    loaded: LoadedModel, engine: EngineName = "auto", *, scheduler: str | None = None
+) -> Engine:
     """An engine for requests that come and go.
 
     Args:
         loaded: The model.
         engine: `auto` takes continuous batching, which computes beginnings that requests share only once, and
             `generate` (after a warning) where that cannot run the model.
+        scheduler: See `make_engine`.
     """
     if engine != "auto":
-        return make_engine(loaded, engine=engine)
+        return make_engine(loaded, engine=engine, scheduler=scheduler)
     try:
-        return make_engine(loaded, engine="continuous")
+        return make_engine(loaded, engine="continuous", scheduler=scheduler)
     except UnsupportedError as error:
+        if scheduler is not None:
+            raise
         logger.warning("Falling back to GenerateEngine: %s", error)
         return make_engine(loaded, engine="generate")

@@ -15,6 +15,7 @@ from hf_dynasor.engine import Ability, Engine, Sink
 from hf_dynasor.grants import AllocationPolicy, Answer, GrantRecord
 from hf_dynasor.paths import PathRecord
 from hf_dynasor.program import ReasoningProgram
+from hf_dynasor.program_plan import ProgramPlan, SchedulesPrograms
 
 
 class WatchedEngine:
@@ -62,6 +63,16 @@ class WatchedEngine:
     def cancel(self, keys: Sequence[RequestKey]) -> None:
         """Cancel."""
         self._engine.cancel(keys)
+
+    def note_program(self, program_id: str, plan: ProgramPlan) -> None:
+        """The engine's own, where it schedules programs."""
+        if isinstance(self._engine, SchedulesPrograms):
+            self._engine.note_program(program_id, plan)
+
+    def note_end(self, program_id: str) -> None:
+        """The engine's own, where it schedules programs."""
+        if isinstance(self._engine, SchedulesPrograms):
+            self._engine.note_end(program_id)
 
     def check_health(self) -> None:
         """The engine's own."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from hf_dynasor.core import Request, RequestKey
 from hf_dynasor.engine import Ability, Engine, Sink
 from hf_dynasor.errors import ConfigurationError, EngineError
+from hf_dynasor.program_plan import ProgramPlan, SchedulesPrograms
 
 logger = logging.getLogger(__name__)
 
