@@ -58,13 +58,13 @@ def evaluate(tmp_path, run_python, address):
     data = tmp_path / "docs.jsonl"
     data.write_text("".join(json.dumps(doc) + "\n" for doc in DOCS))
 
-    def run(task, model, path, *options):
+    def run(task, model, path, *options, batch_size=1):
         (tmp_path / "task.yaml").write_text(task.format(data=data))
         name = task.split()[1]
-        arguments = f"model=embedded,base_url={address}{path},tokenizer={locate_model('embedded')[0]},{','.join(options)}"
+        arguments = f"model=embedded,base_url={address}{path},tokenizer={locate_model('embedded', local_files_only=True)[0]},{','.join(options)}"
         command = ("-m", "lm_eval", "--model", model, "--model_args", arguments.rstrip(","))
         folder = ("--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"), "--log_samples")
-        extra = ("--apply_chat_template",) if "chat" in model else ()
+        extra = ("--batch_size", batch_size, *(("--apply_chat_template",) if "chat" in model else ()))
         run_python(*command, "--tasks", name, *folder, *extra)
         (results,) = (tmp_path / "out").rglob("results_*.json")
         (samples,) = (tmp_path / "out").rglob("samples_*.jsonl")
@@ -82,8 +82,9 @@ def test_a_generation_task_is_scored(evaluate):
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_log_likelihoods_are_the_models_own(evaluate, batch_size):
-    options = ("num_concurrent=1", f"batch_size={batch_size}", "tokenizer_backend=huggingface")
-    scores, rows = evaluate(CHOOSE, "local-completions", "/v1/completions", *options)
+    options = ("num_concurrent=1", "tokenizer_backend=huggingface")
+    path = "/v1/completions"
+    scores, rows = evaluate(CHOOSE, "local-completions", path, *options, batch_size=batch_size)
     loaded = load_model("embedded")
     encode = loaded.tokenizer.encode
     for row, doc in zip(rows, DOCS, strict=True):

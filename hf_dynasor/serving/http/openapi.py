@@ -45,6 +45,18 @@ _KINDS = {
     "/metrics": ("text/plain",),
 }
 _HEALTH = ("/health", "/ready")
+_EVENT_SCHEMA = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {name: {"type": "string"} for name in ("data", "event", "id")},
+}
+_SCHEMAS = {"application/json": {"type": "object"}, _EVENTS: _EVENT_SCHEMA}
+# What a good answer's id may be used for: the parameter that takes it, by the route that gives it.
+_GIVES = {
+    "/v1/responses": ("200", "response_id"),
+    "/v1/programs": ("202", "job_id"),
+    "/v1/batches": ("202", "batch"),
+}
 
 
 def add_document(app: FastAPI, *, needs_key: bool) -> None:
@@ -73,7 +85,10 @@ def _describe(app: FastAPI, *, needs_key: bool) -> dict[str, Any]:
         for operation in operations.values():
             _describe_operation(path, operation)
     batch = {"schema": {"type": "string"}, "example": '{"question": "What is 17*6+4?"}'}
-    document["paths"]["/v1/batches"]["post"]["requestBody"] = {"required": True, "content": {_LINES: batch}}
+    content = {_LINES: batch, "text/plain": batch}
+    document["paths"]["/v1/batches"]["post"]["requestBody"] = {"required": True, "content": content}
+    for path, (status, parameter) in _GIVES.items():
+        _link(document["paths"], path, status, parameter)
     if needs_key:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
@@ -85,13 +100,25 @@ def _describe_operation(path: str, operation: dict[str, Any]) -> None:
     answers.pop("422", None)
     for kinds in [_KINDS[path]] if path in _KINDS else []:
         for status in (name for name in answers if name.startswith("2")):
-            schema = {"type": "object"}
             answers[status]["content"] = {
-                kind: {"schema": schema if kind == "application/json" else {"type": "string"}}
-                for kind in kinds
+                kind: {"schema": _SCHEMAS.get(kind, {"type": "string"})} for kind in kinds
             }
     for status, words in ERRORS.items():
         schema = {"$ref": "#/components/schemas/Error"}
         if path in _HEALTH and status == "503":
             schema = _STATUS_SCHEMA
         answers[status] = {"description": words, "content": {"application/json": {"schema": schema}}}
+
+
+def _link(paths: dict[str, Any], path: str, status: str, parameter: str) -> None:
+    """Say which routes take the id that a route gives."""
+    links = {
+        operation["operationId"]: {
+            "operationId": operation["operationId"],
+            "parameters": {parameter: "$response.body#/id"},
+        }
+        for taking, operations in paths.items()
+        for method, operation in operations.items()
+        if taking.startswith(f"{path}/{{{parameter}}}") and method != "delete"
+    }
+    paths[path]["post"]["responses"][status]["links"] = links

@@ -171,7 +171,7 @@ class TokenizeRequest(Wire):
     prompt: str | None = None
     messages: list[ChatMessage] | None = None
     add_special_tokens: bool = True
-    add_generation_prompt: bool = True
+    add_generation_prompt: Literal[True] = Field(True, description="Always added, as for chat completions.")
     return_token_strs: bool = False
     chat_template_kwargs: TemplateOptions | None = None
 
