@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev test test-slow test-e2e coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces clean
+.PHONY: help run install install-dev test test-slow test-e2e coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces bench-serve serve-faults clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
@@ -66,6 +66,12 @@ bench-programs: install-dev  ## Samples, trees and searches: accuracy against to
 
 bench-allocation: install-dev  ## Allocation policies side by side, as in the paper's Table 4
 	$(BIN)/python benchmarks/allocation.py --folder runs/traces --draws 5 --calibration-draws 2
+
+bench-serve: install-dev  ## The HTTP server beside `transformers serve`, on the embedded model
+	$(BIN)/python benchmarks/serve.py
+
+serve-faults: install-dev  ## 1,000 requests from 100 clients that hang up, send rubbish, never read; MINUTES=30 soaks
+	$(BIN)/python benchmarks/serve_faults.py $(if $(MINUTES),--minutes $(MINUTES))
 
 bench-stopping: install-dev  ## Early exits and the cost of a probe
 	$(BIN)/python benchmarks/early_exit.py --num-questions 500 --batch 8

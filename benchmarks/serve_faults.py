@@ -210,17 +210,17 @@ def find_leaks(before: dict[str, float], after: dict[str, float]) -> list[str]:
 
 async def end_in_the_midst(server: Server, num_running: int) -> tuple[list[str], list[str]]:
     """SIGTERM while requests run: what was wrong with their answers or the exit, and programs that were asked for."""
-    body = {"prompt": "1+1=", "max_tokens": 48, "ignore_eos": True, "stream": True, "seed": 1}
+    body = {"prompt": "1+1=", "max_tokens": 400, "ignore_eos": True, "stream": True, "seed": 1}
     async with httpx.AsyncClient(base_url=server.address, timeout=TIMEOUT_S) as client:
-        jobs = [
-            (await client.post("/v1/programs", json={"question": f"What is {n}+1?"})).json()["id"]
-            for n in range(8)
-        ]
         tasks = [asyncio.ensure_future(_send(client, "/v1/completions", body, n)) for n in range(num_running)]
         while (await client.get("/load")).json()["num_running"] < num_running:
             await asyncio.sleep(0.01)
             if all(task.done() for task in tasks):
                 break
+        jobs = [
+            (await client.post("/v1/programs", json={"question": f"What is {n}+1?"})).json()["id"]
+            for n in range(8)
+        ]
         code = await asyncio.to_thread(server.end)
         replies = await asyncio.gather(*tasks, return_exceptions=True)
     faults = [f"at the end: {reply}" for reply in replies if reply != ("answered", None)]

@@ -16,6 +16,8 @@ from hf_dynasor.errors import EngineTimeoutError, HFDynasorError
 from hf_dynasor.serving.http.errors import overloaded
 from hf_dynasor.serving.http.metrics import RequestLife
 
+_COLLECT_S = 0.001
+
 
 class EventPump:
     """Carries events into one event loop, waking it once for any number of them.
@@ -37,12 +39,16 @@ class EventPump:
             if self._is_scheduled or self._loop.is_closed():
                 return
             self._is_scheduled = True
-        self._loop.call_soon_threadsafe(self._drain)
+        self._loop.call_soon_threadsafe(self._collect)
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Have a function called in the loop soon. From any thread or signal."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function)
+
+    def _collect(self) -> None:
+        """Wait for the rest of the step's events, which come within the same millisecond."""
+        self._loop.call_later(_COLLECT_S, self._drain)
 
     def _drain(self) -> None:
         with self._lock:

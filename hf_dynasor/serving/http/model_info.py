@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hf_dynasor.core import Prompt
@@ -22,12 +22,21 @@ class ServedModel:
         name: What clients call it.
         created: Unix seconds, for `/v1/models`.
         capacity: Tokens that one request may take in the engine's cache; `None` for no limit besides the context.
+
+    Attributes:
+        markers: How the model marks its thinking, if it does.
     """
 
     loaded: LoadedModel
     name: str
     created: int
     capacity: int | None = None
+    # Found once: looking for it reads the whole vocabulary.
+    markers: ThinkMarkers | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = find_think_markers(self.loaded.tokenizer, self.loaded.generation_config)
+        object.__setattr__(self, "markers", found)
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -49,11 +58,6 @@ class ServedModel:
     def vocabulary_size(self) -> int:
         """Token ids that there are."""
         return int(self.loaded.config.vocab_size)
-
-    @property
-    def markers(self) -> ThinkMarkers | None:
-        """How it marks its thinking."""
-        return find_think_markers(self.tokenizer, self.loaded.generation_config)
 
     def check_name(self, asked: str | None) -> None:
         """Raise 404 for another model than this one; no name means this one."""

@@ -18,6 +18,9 @@ from hf_dynasor.serving.http.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
+# Longer than clients keep idle connections (5 s in httpx): else a request may meet a connection that is being closed.
+_KEEP_ALIVE_S = 75
+
 
 class DrainingServer(uvicorn.Server):
     """A uvicorn server that first refuses new requests, lets running ones finish, and then ends."""
@@ -84,6 +87,7 @@ def run_server(
         ssl_certfile=tls_certificate,
         ssl_keyfile=tls_key,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
     )
     scheme = "https" if tls_certificate else "http"
     with listener:
