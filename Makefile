@@ -37,9 +37,11 @@ test: install-dev  ## Set up if needed, then run the default test suite
 test-slow: install-dev  ## The checks that take longer; run before a capability is called done
 	$(BIN)/python -m pytest -q -m slow
 
-test-e2e: install-dev  ## Real clients against a running server: openai, langchain, lm-eval, schemathesis
+test-e2e: install-dev  ## Real clients against a running server: openai, langchain, lm-eval, guidellm, schemathesis
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[e2e]"
-	$(BIN)/python -m pytest -q -m e2e tests/e2e
+	test -x $(VENV)-guidellm/bin/guidellm || { $(PYTHON) -m venv $(VENV)-guidellm && \
+	  $(VENV)-guidellm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt guidellm; }
+	GUIDELLM=$(abspath $(VENV)-guidellm/bin/guidellm) $(BIN)/python -m pytest -q -m e2e tests/e2e
 
 quality: install-dev  ## Formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -87,4 +89,4 @@ bench-traces: install-dev  ## Exits on recorded chains of real models; TRACES=FO
 	$(BIN)/python benchmarks/traces.py --traces $(TRACES) --pictures docs/figures
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info
+	rm -rf $(VENV) $(VENV)-guidellm .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info
