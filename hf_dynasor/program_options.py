@@ -18,6 +18,12 @@ from hf_dynasor.stopping.rules import BoundaryConfidence
 NO_RULE = "none"
 _GIVEN_ANYWAY = frozenset({"self", "prompt", "budget", "sampling", "answer_format", "label", "settings"})
 _CHAIN_OPTIONS = tuple(item.name for item in fields(ChainSettings) if item.name != "answer_format")
+_UNREAD_BY_MODE: Mapping[str, tuple[str, ...]] = {
+    "plain": ("interval", "suffix", "guided_prompt", "resume", "max_answer_tokens", "exit", "closing"),
+    "guided": ("suffix", "exit", "closing"),
+    "cut": ("suffix",),
+    "probed": ("guided_prompt", "resume"),
+}
 
 
 def list_options(program: type[ReasoningProgram]) -> tuple[str, ...]:
@@ -70,19 +76,37 @@ def build_chain_settings(*, rule: str | StoppingRule | None = None, **options: A
     """How a chain is read, with the rule that fits its mode where none is named.
 
     Args:
-        rule: A rule; an effort of the paper (`mild` to `crazy`), a name in `RULES`, or `none`. By default the last 3
-            answers must agree in the modes that stop.
+        rule: A rule; an effort of the paper (`mild` to `crazy`), a name in `RULES`, or `none`. By default `mid` for
+            a probed chain, and 3 equal answers for one that is cut.
         options: Fields of `ChainSettings`.
+
+    Raises:
+        ConfigurationError: An option that a chain of this mode, rule or exit does not read, or a value that it refuses.
 
     Examples:
         >>> build_chain_settings(mode="cut").rule.window
         3
     """
     mode = options.get("mode", ChainSettings().mode)
+    _refuse_unread(mode, options)
     chosen = _choose_rule(rule, mode, options.get("interval"))
     if isinstance(chosen, BoundaryConfidence):
         options.setdefault("delimiter", chosen.delimiter)
     return ChainSettings(rule=chosen, **options)
+
+
+def _refuse_unread(mode: str, options: Mapping[str, Any]) -> None:
+    for name in _UNREAD_BY_MODE.get(mode, ()):
+        if name in options:
+            raise ConfigurationError(
+                f"Got the program option {name!r}, which a chain of mode {mode!r} does not read. Leave it out, or use "
+                f"mode {' or '.join(repr(other) for other, left in _UNREAD_BY_MODE.items() if name not in left)}."
+            )
+    if "closing" in options and options.get("exit", ChainSettings().exit) != "answer":
+        raise ConfigurationError(
+            "Got the program option 'closing', which is read where the model writes its answer after a stop. Leave it "
+            "out, or use exit 'answer'."
+        )
 
 
 def _choose_rule(rule: str | StoppingRule | None, mode: str, interval: int | None) -> StoppingRule | None:
@@ -100,7 +124,13 @@ def _choose_rule(rule: str | StoppingRule | None, mode: str, interval: int | Non
         return _pace(EFFORTS[rule], interval)
     if rule not in RULES:
         raise name_unknown("stopping rule", rule, _list_rules())
-    return _pace(build_rule(rule), interval)
+    chosen = build_rule(rule)
+    if interval is not None and mode == "probed" and not isinstance(chosen, AnswerConsistency):
+        raise ConfigurationError(
+            f"Got {interval = } with the rule {rule!r}, which says itself where it reads. Leave it out, or use a rule "
+            "that counts tokens, such as answer_consistency."
+        )
+    return _pace(chosen, interval)
 
 
 def _list_rules() -> Iterable[str]:

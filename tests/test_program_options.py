@@ -49,6 +49,29 @@ def test_an_option_that_a_program_does_not_read_raises(program, options):
         build(program, **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("interval", {"mode": "plain", "interval": 16}),
+        ("suffix", {"mode": "plain", "suffix": "short"}),
+        ("exit", {"mode": "guided", "exit": "answer"}),
+        ("suffix", {"mode": "cut", "suffix": "short"}),
+        ("resume", {"resume": "Wait."}),
+        ("closing", {"closing": "boxed"}),
+        ("interval", {"rule": "boundary_confidence", "interval": 16}),
+    ],
+)
+def test_an_option_that_a_chain_of_this_mode_does_not_read_raises(name, options):
+    with pytest.raises(ConfigurationError, match=f"{name}.*Leave it out"):
+        build("chain_of_thought", **options)
+
+
+def test_options_that_a_mode_reads_are_taken():
+    assert build("chain_of_thought", mode="cut", interval=16, exit="answer", closing="boxed", resume="Wait.")
+    assert build("chain_of_thought", suffix="short", exit="answer", closing="boxed")
+    assert build("chain_of_thought", rule="none", interval=16)[0].settings.interval == 16
+
+
 def test_an_unknown_rule_lists_the_known_ones():
     with pytest.raises(ConfigurationError, match=r"Unknown stopping rule 'maybe'.*none"):
         build("chain_of_thought", rule="maybe")

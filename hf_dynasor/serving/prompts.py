@@ -51,7 +51,8 @@ class PromptEncoder:
         if self._max_context is not None and total > self._max_context:
             raise ConfigurationError(
                 f"Got a prompt of {num_prompt_tokens} tokens and {max_new_tokens = }, {total} together, but "
-                f"{self._name} takes at most {self._max_context}. Shorten the prompt or lower max_new_tokens."
+                f"{self._name} takes at most {self._max_context}. Shorten the prompt or lower max_new_tokens "
+                "(of a chain of thought: its budget)."
             )
 
     def _encode_segment(self, segment: Segment, *, is_first: bool) -> list[int]:
