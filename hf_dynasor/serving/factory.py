@@ -81,6 +81,11 @@ def make_engine(
 def _choose_reward(
     reward: Any, kind: RewardKind, loaded: LoadedModel, *, is_embedded: bool
 ) -> RewardModel | None:
+    if kind != "auto" and (reward == "auto" or not isinstance(reward, (str, Path))):
+        raise ConfigurationError(
+            f"Got reward_{kind = !s} without a reward model to load. Name one (reward=, --reward-model), or leave the "
+            "kind out."
+        )
     if reward == "auto":
         return LazyReward(partial(load_reward_model, generator=loaded)) if is_embedded else None
     if isinstance(reward, (str, Path)):

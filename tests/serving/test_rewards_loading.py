@@ -197,3 +197,15 @@ def test_the_likelihood_shares_the_generators_weights_and_leaves_it_alone():
 def test_a_reward_of_a_wrong_type_is_refused():
     with pytest.raises(ConfigurationError, match="type float but expected a name"):
         make_engine(load_model(REASONER_PATH, device="cpu"), reward=0.5)
+
+
+@pytest.mark.parametrize("name", ["embedded", "likelihood"])
+def test_a_likelihood_is_no_other_kind(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"'{name}' as kind = scalar"):
+        load_reward_model(name, kind="scalar")
+
+
+@pytest.mark.parametrize("reward", ["auto", None])
+def test_a_kind_without_a_reward_model_is_refused(reward: str | None) -> None:
+    with pytest.raises(ConfigurationError, match="reward_kind = scalar without a reward model"):
+        make_engine("embedded", reward=reward, reward_kind="scalar", device="cpu")

@@ -61,6 +61,10 @@ def load_reward_model(
     """
     if kind not in KINDS:
         raise name_unknown("kind of reward model", kind, KINDS)
+    if name_or_path in (EMBEDDED_NAME, OWN_LIKELIHOOD) and kind not in ("auto", "likelihood"):
+        raise ConfigurationError(
+            f"Got the reward model {name_or_path!r} as {kind = !s} but it is a likelihood. Leave the kind out."
+        )
     if name_or_path == OWN_LIKELIHOOD:
         return _use_generator(generator, options)
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
