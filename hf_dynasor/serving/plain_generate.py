@@ -22,6 +22,8 @@ Draw = Callable[[torch.Tensor], "list[int | None]"]
 class _RowDraw(LogitsProcessor):  # type: ignore[misc]
     """Asks for every row's next token and leaves nothing else possible; rows that are over get padding."""
 
+    supports_continuous_batching = False
+
     def __init__(self, draw: Draw, num_rows: int, pad_token_id: int) -> None:
         self._draw = draw
         self._pad_token_id = pad_token_id
@@ -37,6 +39,8 @@ class _RowDraw(LogitsProcessor):  # type: ignore[misc]
 
 class _RowsOver(StoppingCriteria):  # type: ignore[misc]
     """Ends the rows for which nothing was drawn."""
+
+    supports_continuous_batching = False
 
     def __init__(self, rows: _RowDraw) -> None:
         self._rows = rows

@@ -1,9 +1,13 @@
 """One contract over every criterion and processor of the package, with stock `generate`."""
 
+import importlib
+import pkgutil
+
 import pytest
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
+import hf_dynasor.serving as serving
 import hf_dynasor.stopping as stopping
 from hf_dynasor.errors import ConfigurationError, UnsupportedError
 from hf_dynasor.stopping import (
@@ -47,6 +51,24 @@ def make_faces(model, tokenizer):
     }
 
 
+def is_face(item):
+    return isinstance(item, type) and issubclass(item, (StoppingCriteria, LogitsProcessor))
+
+
+def find_faces():
+    """Every criterion and processor that a module of the package defines."""
+    modules = [
+        importlib.import_module(found.name)
+        for room in (stopping, serving)
+        for found in pkgutil.iter_modules(room.__path__, f"{room.__name__}.")
+        if not found.ispkg
+    ]
+    return {item for module in modules for item in vars(module).values() if is_face(item)} - {
+        StoppingCriteria,
+        LogitsProcessor,
+    }
+
+
 NAMES = ("probing", "batch", "guided", "cut", "budget")
 
 
@@ -75,14 +97,14 @@ def batch(reasoner):
 def test_every_face_is_in_the_contract(reasoner):
     faces = make_faces(reasoner.model, reasoner.tokenizer)
     tested = {type(item) for face in faces.values() for item in (*face[0], *face[1])}
-    public = [getattr(stopping, name) for name in stopping.__all__]
-    kinds = {
-        item
-        for item in public
-        if isinstance(item, type) and issubclass(item, (StoppingCriteria, LogitsProcessor))
-    }
-    assert tested == kinds
-    assert all(kind.supports_continuous_batching is False for kind in kinds)
+    public = {item for name in stopping.__all__ if is_face(item := getattr(stopping, name))}
+    assert tested == public == {kind for kind in find_faces() if not kind.__name__.startswith("_")}
+
+
+def test_no_criterion_or_processor_leaves_open_whether_it_runs_in_continuous_batches():
+    faces = find_faces()
+    assert len(faces) > len(NAMES)  # those inside the engines too
+    assert all("supports_continuous_batching" in vars(kind) for kind in faces)
 
 
 @pytest.mark.parametrize("name", ["probing", "batch", "cut"])
