@@ -64,12 +64,14 @@ class ProgramScheduling:
 
     Attributes:
         rows: The last steps that ended, for fitting an engine model.
+        num_lost: How often the engine took a request's memory.
         on_plan: Called with each new plan that starts, pauses or drops a request, and its time, from the loop.
     """
 
     def __init__(self, scheduler: Scheduler, clock: Clock, *, num_rows: int = 0) -> None:
         self.scheduler = scheduler
         self.rows: deque[StepRow] = deque(maxlen=num_rows)
+        self.num_lost = 0
         self.on_plan: Callable[[float, StepPlan], None] = _ignore
         self._clock = clock
         self._lock = threading.Lock()
@@ -104,6 +106,7 @@ class ProgramScheduling:
         """A request waits from now on; or again, after the engine took its memory."""
         now = self._clock.now()
         if name in self._keys:
+            self.num_lost += 1
             self.scheduler.lost(key, now)
             return
         self._hear_notes(now)
