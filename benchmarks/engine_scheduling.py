@@ -6,8 +6,11 @@ static threshold). Then the simulator runs the same programs, its engine model f
 of the same run ("own"), and to those of all runs together ("common"), which a machine that changes its speed between
 runs makes worse.
 
-Time is the processor time of the engine's thread, and stands still while programs parse and vote, so that other work
-on the machine counts for little; `--clock wall` takes the wall's. About six minutes of processor time on one thread.
+Time stands still while programs parse and vote. `--clock work`, the default, counts 4 ms for each real step of the
+engine and 0.2 ms for each token that it draws (what an idle core measures, in round figures): the engine, its tokens and
+its decisions are real, and other work on the machine changes nothing. `--clock cpu` is the processor time of the engine's
+thread; on a shared machine a step then takes 7 to 11 ms from one minute to the next, and a queue multiplies that. About
+six minutes of processor time on one thread; `--only` splits it over processes, `--from-raw` puts their files together.
 
     python benchmarks/engine_scheduling.py [--output benchmarks/results/engine_scheduling.json] [--raw runs.json]
 """
@@ -57,24 +60,27 @@ STEP_FIELDS = ("num_requests", "num_context_tokens", "num_prefill_tokens", "seco
 QUESTION_SEED = 2026
 MAX_TOKENS = 512
 MAX_WAIT_S = 1e6
+STEP_S, TOKEN_S = 0.004, 0.0002
+"""What the clock `work` counts for a step and for a token."""
 WATCH_S = 0.002
 TIMEOUT_S = 3600.0
 
 
 class EngineClock:
-    """Seconds of the engine's thread, or of the wall; skips what is idle, and stands still while programs work."""
+    """Seconds of the engine's thread, or of its work; skips what is idle, and stands still while programs work."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
+        self._engine: ContinuousBatchingEngine | None = None
         self._thread: threading.Thread | None = None
         self._offset = 0.0
         self._turn: Turn | None = None
         self._lock = threading.RLock()
         self._is_busy = False
 
-    def attach(self, thread: threading.Thread, turn: Turn) -> None:
+    def attach(self, engine: ContinuousBatchingEngine, turn: Turn) -> None:
         """From now on, beginning at 0; `turn` is called whenever the engine asks for the time."""
-        self._thread, self._turn = thread, turn
+        self._engine, self._thread, self._turn = engine, engine.thread, turn
         self._offset = -self._read()
 
     def now(self) -> float:
@@ -96,12 +102,12 @@ class EngineClock:
         before = self._read()
         turn.run(self._offset + before)
         self._is_busy = False
-        if self._kind == "cpu":
-            self._offset -= self._read() - before
+        self._offset -= self._read() - before
 
     def _read(self) -> float:
-        if self._kind == "wall":
-            return time.monotonic()
+        if self._kind == "work":
+            assert self._engine is not None
+            return STEP_S * self._engine.progress + TOKEN_S * self._engine.num_tokens_drawn
         assert self._thread is not None
         return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident or 0))
 
@@ -174,7 +180,7 @@ def run_engine(
             return ProgramRun(program, engine, allocation, sink)
 
         turn = Turn([(at, partial(start, item)) for at, item in zip(times, problems, strict=True)], clock)
-        clock.attach(engine.thread, turn)
+        clock.attach(engine, turn)
         deadline = time.monotonic() + TIMEOUT_S
         while len(turn.outcomes) < len(times) and time.monotonic() < deadline:
             if turn.is_idle and (next_arrival := turn.next_arrival) is not None:
@@ -240,50 +246,68 @@ def compare(row: dict[str, Any], **simulated: dict[str, float]) -> dict[str, Any
     return row
 
 
-def find_rate(loaded: LoadedModel, recipe: Recipe, options: argparse.Namespace) -> float:
-    """Programs a second that keep the engine just busy at the full budget: a few at once, timed."""
+def find_capacity(loaded: LoadedModel, recipe: Recipe, options: argparse.Namespace) -> float:
+    """Programs a second that the engine does at the full budget with all places taken, from a few at once."""
     count = 8
-    outcomes, _ = run_engine(loaded, "fcfs", recipe, [0.0] * count, options)
-    return count / max(outcome.latency for outcome in outcomes)
+    outcomes, steps = run_engine(loaded, "fcfs", recipe, [0.0] * count, options)
+    full = [step.seconds for step in steps if step.num_requests == options.max_requests]
+    tokens_a_second = options.max_requests * len(full) / sum(full)
+    return tokens_a_second * count / sum(outcome.answer.usage.net_tokens for outcome in outcomes)
 
 
 def main() -> None:
     """Run the engine, fit the simulator, run it, compare."""
     options = _parse()
     torch.set_num_threads(1)
-    raw = json.loads(Path(options.from_raw).read_text()) if options.from_raw else measure(options)
+    raw = join(options.from_raw) if options.from_raw else measure(options)
     if options.raw:
         Path(options.raw).write_text(json.dumps(raw))
+    if options.only:
+        return
     result = evaluate(raw, options)
     print(_format(result))
     print(json.dumps(result))
     if options.output:
-        Path(options.output).write_text(json.dumps(result, indent=2) + "\n")
+        Path(options.output).write_text(json.dumps(result) + "\n")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All runs of the real engine, ready for JSON."""
     loaded = load_model(device="cpu")
     recipes = {name: make_recipe(name, options) for name in ALLOCATIONS}
-    capacity = find_rate(loaded, recipes["even"], options)
+    capacity = find_capacity(loaded, recipes["even"], options)
     times = Poisson(rate=options.load * capacity).draw(options.num_programs, random.Random("arrivals"))
     rows: list[dict[str, Any]] = []
     runs: list[list[list[float]]] = []
     workload = None
     for allocation, policy in product(ALLOCATIONS, POLICIES):
+        if options.only and f"{policy}+{allocation}" not in options.only:
+            continue
         outcomes, steps = run_engine(loaded, policy, recipes[allocation], times, options)
-        workload = workload or make_workload(outcomes)
+        if workload is None and allocation == "even":
+            workload = make_workload(outcomes)
         runs.append([list(asdict(step).values()) for step in steps])
         rows.append(_describe_run(policy, allocation, outcomes, steps))
         print(json.dumps(rows[-1]), flush=True)
-    assert workload is not None
     return {
         "capacity": capacity,
         "times": times,
         "rows": rows,
         "steps": runs,
-        "workload": workload.to_dict(),
+        "workload": workload and workload.to_dict(),
     }
+
+
+def join(paths: Sequence[str]) -> dict[str, Any]:
+    """What several processes measured, each some of the runs, in the order of one."""
+    parts = [json.loads(Path(path).read_text()) for path in paths]
+    if any(part["times"] != parts[0]["times"] for part in parts):
+        raise SystemExit("The files hold different arrivals.")
+    pairs = [pair for part in parts for pair in zip(part["rows"], part["steps"], strict=True)]
+    pairs.sort(key=lambda pair: (ALLOCATIONS.index(pair[0]["allocation"]), POLICIES.index(pair[0]["policy"])))
+    workload = next(part["workload"] for part in parts if part["workload"])
+    rows, steps = zip(*pairs, strict=True)
+    return {**parts[0], "rows": rows, "steps": steps, "workload": workload}
 
 
 def make_recipe(allocation: str, options: argparse.Namespace) -> Recipe:
@@ -295,14 +319,16 @@ def evaluate(raw: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
     """Fit the simulator to the steps and compare."""
     runs = [[StepRow(**dict(zip(STEP_FIELDS, step, strict=True))) for step in run] for run in raw["steps"]]
     workload = Workload.from_dict(raw["workload"])
-    common = fit_engine([step for run in runs for step in run], name="embedded, one thread")
+    every = [step for run in runs for step in run]
+    # A processor core has no requests for free, so the model is linear.
+    common = fit_engine(every[:: len(runs)], name="embedded, one thread", saturating=False)
     rows = []
     for row, steps in zip(raw["rows"], runs, strict=True):
         allocation = make_recipe(row["allocation"], options).build_policy()
         run = partial(
             simulate, workload, row["policy"], allocation, raw["times"], places=options.max_requests
         )
-        own = fit_engine(steps, name="embedded, this run")
+        own = fit_engine(steps, name="embedded, this run", saturating=False)
         rows.append(
             compare(row, own=describe(run(model=own.model)), common=describe(run(model=common.model)))
         )
@@ -383,10 +409,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--budget", type=int, default=20)
     parser.add_argument("--max-requests", type=int, default=16, help="requests of a step")
     parser.add_argument("--load", type=float, default=1.5, help="of the engine's capacity at the full budget")
-    parser.add_argument("--clock", default="cpu", choices=("cpu", "wall"))
+    parser.add_argument("--clock", default="work", choices=("work", "cpu"))
     parser.add_argument("--output", metavar="FILE.json")
     parser.add_argument("--raw", metavar="FILE.json", help="write everything that was measured")
-    parser.add_argument("--from-raw", metavar="FILE.json", help="do the simulator's half only")
+    parser.add_argument("--only", nargs="+", metavar="POLICY+ALLOCATION", help="measure these, with --raw")
+    parser.add_argument(
+        "--from-raw", nargs="+", metavar="FILE.json", help="do the simulator's half on what was measured"
+    )
     return parser.parse_args()
 
 
