@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from hf_dynasor.cli.options import add_model_options, add_program_options, make_recipe, positive
 from hf_dynasor.errors import InputError, MissingExtraError
@@ -84,13 +85,28 @@ def run_serve(arguments: argparse.Namespace) -> int:
     _log_to_stderr()
     store = SqliteJobStore(arguments.job_store or ":memory:")
     loaded = load_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
+    states: list[Any] = []
+
+    def note_restart() -> None:
+        for state in states:
+            if hasattr(state, "server"):  # there once the server's loop runs
+                state.server.metrics.engine_restarts.inc()
+
     engine = SupervisedEngine(
-        lambda: make_serving_engine(loaded, arguments.engine, scheduler=arguments.scheduler),
+        lambda: make_serving_engine(
+            loaded,
+            arguments.engine,
+            scheduler=arguments.scheduler,
+            reward=_choose_reward(arguments),
+            reward_kind=arguments.reward_kind,
+        ),
         delay_s=settings.restart_delay_s,
+        on_restart=note_restart,
     )
     try:
         model = ServedModel(loaded, settings.model_name or loaded.name, int(time.time()))
         app = create_app(engine, model, settings, store=store)
+        states.append(app.state)
         run_server(
             app,
             settings,
@@ -103,6 +119,13 @@ def run_serve(arguments: argparse.Namespace) -> int:
     finally:
         engine.close()
     return 0
+
+
+def _choose_reward(arguments: argparse.Namespace) -> str | None:
+    """What rates steps; the embedded model has a reward of its own."""
+    is_embedded = arguments.model in (None, "embedded")
+    asked: str | None = arguments.reward_model
+    return "embedded" if asked == "auto" and is_embedded else asked
 
 
 def read_api_keys(path: str | None) -> tuple[str, ...]:

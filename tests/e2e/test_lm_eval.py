@@ -45,7 +45,7 @@ dataset_kwargs: {{data_files: {{test: {data}}}}}
 test_split: test
 output_type: multiple_choice
 doc_to_text: "{{{{sum}}}}="
-doc_to_choice: ["{{{{answer}}}}", "{{{{wrong}}}}"]
+doc_to_choice: "{{{{[answer, wrong]}}}}"
 doc_to_target: 0
 target_delimiter: ""
 metric_list:

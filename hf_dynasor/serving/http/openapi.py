@@ -85,7 +85,7 @@ def _describe(app: FastAPI, *, needs_key: bool) -> dict[str, Any]:
         for operation in operations.values():
             _describe_operation(path, operation)
     batch = {"schema": {"type": "string"}, "example": '{"question": "What is 17*6+4?"}'}
-    content = {_LINES: batch, "text/plain": batch}
+    content = {_LINES: {"schema": {"type": "string"}}, "text/plain": batch}
     document["paths"]["/v1/batches"]["post"]["requestBody"] = {"required": True, "content": content}
     for path, (status, parameter) in _GIVES.items():
         _link(document["paths"], path, status, parameter)
