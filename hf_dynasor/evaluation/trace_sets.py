@@ -180,9 +180,11 @@ def _replay_depth(
         raise ConfigurationError(
             f"Got {budget = } and {draws = } for single chains, which are neither cut nor drawn. Leave them out."
         )
-    if spec.name in RULES and spec.name not in DEPTH_POLICIES:
+    if spec.name in DEPTH_POLICIES:
+        return replay_depth(traces, build_depth_policy(spec.name, spec.parameters))
+    if spec.name in RULES:
         return replay_rule(traces, build_rule(spec.name, spec.parameters))
-    return replay_depth(traces, build_depth_policy(spec.name, spec.parameters))
+    raise name_unknown("policy for traces of kind 'depth'", spec.name, {*DEPTH_POLICIES, *RULES})
 
 
 def _check_kind(spec: PolicySpec, kind: str) -> PolicySpec:

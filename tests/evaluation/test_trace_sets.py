@@ -14,6 +14,7 @@ from hf_dynasor.evaluation.replayed import summarise
 from hf_dynasor.evaluation.trace_sets import open_traces, replay
 from hf_dynasor.scheduler import StaticThreshold, VoteForecast
 from tests.evaluation.kit import record_votes
+from tests.evaluation.trace_kit import probed_row, write_lines
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "traces"
 KEYS = [
@@ -201,6 +202,13 @@ def test_limits_of_giving_up_come_from_plain_json():
 def test_a_policy_of_another_kind_is_refused():
     with pytest.raises(ConfigurationError, match="Expected kind 'width'"):
         PolicySpec(kind="depth", name="confidence").build_width()
+
+
+def test_an_unknown_policy_for_chains_lists_the_rules_of_generate_too(capsys, tmp_path):
+    path = write_lines(tmp_path / "probed_other_model_math500_seed7.jsonl", probed_row())
+    code, _, error = run(capsys, "replay", path, "--policy", "lucky")
+    assert code == 2
+    assert "boundary_confidence, confidence, consistency" in error
 
 
 def test_a_policy_file_is_replayed(capsys, file, tmp_path):
