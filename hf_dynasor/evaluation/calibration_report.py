@@ -107,7 +107,8 @@ def describe_reference(evidence: Evidence, outcome: Outcome) -> Reference:
     for tokens, full in zip(outcome.tokens, evidence.baseline_tokens, strict=True):
         spent[min(NUM_BINS - 1, int(NUM_BINS * tokens / max(full, 1.0)))] += 1
         lengths[_bin_length(full)] += 1
-    num_early = sum(share >= 0.5 for share in outcome.early)
+    # The mean, so that a set with several draws of each question can be compared with one of single draws.
+    num_early = round(math.fsum(outcome.early))
     return Reference(num_early=num_early, spent=tuple(spent), lengths=tuple(lengths))
 
 

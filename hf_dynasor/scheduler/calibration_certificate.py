@@ -46,7 +46,7 @@ class Reference:
     """How the policy behaved on the calibration questions, for the drift check.
 
     Args:
-        num_early: Questions that ended early in at least half of their draws.
+        num_early: Questions that ended early; one with several draws counts by its share of them, rounded in the sum.
         spent: Counts of questions by the share of the full budget spent, in `NUM_BINS` equal bins of [0, 1].
         lengths: Counts of questions by the full budget's tokens, in powers of two from 1.
     """

@@ -9,6 +9,7 @@ from scipy import stats
 from hf_dynasor.errors import ConfigurationError, InputError
 from hf_dynasor.evaluation.calibrate import CalibrationSettings, calibrate
 from hf_dynasor.evaluation.calibration_evidence import ReplayedSetting, collect_evidence
+from hf_dynasor.evaluation.calibration_report import describe_reference
 from hf_dynasor.evaluation.drift import check_drift
 from hf_dynasor.evaluation.replayed import ReplayedQuestion
 
@@ -48,6 +49,28 @@ def test_more_of_the_same_is_no_drift(certificate):
     assert not report.is_shifted
     assert report.num_questions == 300
     assert report.to_dict()["is_broken"] is False
+
+
+def test_a_question_that_stops_in_half_of_its_draws_counts_half():
+    rows = [
+        ReplayedQuestion(
+            id=str(index),
+            draw=draw,
+            answer="1",
+            is_correct=True,
+            baseline_is_correct=True,
+            net_tokens=100 if draw else 200,
+            baseline_tokens=200,
+            sequential_tokens=100 if draw else 200,
+            baseline_sequential_tokens=200,
+            is_early=draw == 1,
+            stopped_at=1,
+        )
+        for index in range(10)
+        for draw in range(2)
+    ]
+    evidence = collect_evidence([[ReplayedSetting(name="static", parameters={}, rows=tuple(rows))]])
+    assert describe_reference(evidence, evidence.paths[0][0]).num_early == 5
 
 
 def test_a_risk_above_the_promised_is_noticed_by_an_exact_test(certificate):
