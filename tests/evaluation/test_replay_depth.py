@@ -126,6 +126,48 @@ def test_what_comes_after_a_stop_changes_nothing(items, policy, cap):
         )
 
 
+def show_decision(row, horizon):
+    """What was decided up to the horizon; the record of the full run is not part of it."""
+    stopped = row.is_early and row.stopped_at <= horizon
+    return (row.answer, row.stopped_at, row.net_tokens, row.explanation) if stopped else "go on"
+
+
+def replace_future(chain, horizon, others):
+    """The chain as it was until the horizon; after it other answers, another length and another end."""
+    known = tuple(probe for probe in chain.probes if probe.position <= horizon)
+    later = tuple(replace(probe, position=horizon + probe.position) for probe in others)
+    return replace(
+        chain, probes=known + later, num_tokens=90_000, is_finished=False, answer="7", is_correct=False
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(places, places, st.sampled_from(POLICIES), st.sampled_from([None, 1000]), st.integers(0, 2400))
+def test_a_decision_is_the_same_whatever_the_future_holds(items, others, policy, cap, horizon):
+    chain = build(items, cap=cap)
+    changed = replace_future(chain, horizon, build(others).probes)
+    before, after = replay_one(chain, policy), replay_one(changed, policy)
+    assert show_decision(before, horizon) == show_decision(after, horizon)
+
+
+@needs_traces
+@pytest.mark.parametrize("policy", ["evidence", "confidence", "mild"])
+def test_decisions_on_real_chains_do_not_see_their_future(policy):
+    """Records cut off after a quarter, half and three quarters of each chain, with another chain's answers after."""
+    policy = build_depth_policy(policy)
+    chains = read_traces([SHARED / "boundary_r1_qwen_7b_amc23_seed42.jsonl"]).depth()
+    decisions = []
+    for chain, other in zip(chains, reversed(chains), strict=True):
+        whole = replay_one(chain, policy)
+        for quarter in (1, 2, 3):
+            horizon = chain.num_tokens * quarter // 4
+            changed = replace_future(chain, horizon, other.probes)
+            decisions.append(show_decision(whole, horizon))
+            assert decisions[-1] == show_decision(replay_one(changed, policy), horizon)
+    assert "go on" in decisions
+    assert len(set(decisions)) > 1
+
+
 @settings(max_examples=40, deadline=None)
 @given(places, st.sampled_from(POLICIES))
 def test_tokens_are_conserved(items, policy):
