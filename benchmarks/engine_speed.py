@@ -101,6 +101,7 @@ class _Numbers:
     chat_template = None
     pad_token_id = 0
     eos_token_id = None
+    all_special_ids = ()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [ord(letter) % 512 for letter in text]

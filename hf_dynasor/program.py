@@ -140,7 +140,13 @@ class ReasoningProgram(ABC):
         while (decision := self.find_ending() or self._ask(policy)).units:
             yield from self._execute_and_account(decision.units)
             self.update_certaindex()
-            self.trace = (*self.trace, self._record(self.count_spent(decision.units)))
+            spent = self.count_spent(decision.units)
+            if not spent and self.find_ending() is None:
+                raise ProgramError(
+                    f"Program {self.program_id!r} was granted {decision.units} {self.knob.unit}, spent none and has "
+                    "not ended: it would be granted the same for ever. Have count_spent() tell what execute() used."
+                )
+            self.trace = (*self.trace, self._record(spent))
         return self._build_answer(decision)
 
     @property

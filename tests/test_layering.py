@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "recipe": BASE | {"program", "program_options", "answers", "programs", "scheduler"},
     "embedded": set(),
     "serving": BASE
-    | {"program", "drivers", "program_plan", "program_run", "recipe", "embedded", "scheduler", "stopping"},
+    | {"program", "drivers", "program_plan", "program_run", "recipe", "embedded", "scheduler", "stopping"}
+    | {"answers", ""},
     "evaluation": BASE | {"program", "drivers", "recipe", "answers", "programs", "scheduler", "stopping", ""},
     "pipelines": BASE | {"embedded", "recipe", "serving"},
     "_registration": {"pipelines"},

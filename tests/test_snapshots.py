@@ -103,6 +103,22 @@ class TakesTheFirst(SelfConsistency):
             completion = yield commands
             commands = ()
 
+    def count_spent(self, grant):
+        return grant
+
+
+class SpendsNothing(TakesTheFirst):
+    """A program that forgets to say what it used."""
+
+    def count_spent(self, grant):
+        return 0
+
+
+def test_a_program_that_spends_nothing_and_does_not_end_is_an_error_not_a_loop():
+    """Regression: a subclass that samples by itself was granted the same budget for ever."""
+    with pytest.raises(ProgramError, match="count_spent"):
+        run(SpendsNothing(PROMPT, budget=1), ScriptedEngine(answer_by_seed), Even())
+
 
 def test_what_was_cancelled_is_not_asked_for_again():
     first = TakesTheFirst(PROMPT, budget=4)

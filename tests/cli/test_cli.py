@@ -124,7 +124,7 @@ def test_questions_are_printed_and_can_be_solved(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--program", "tree"], r"Unknown program 'tree'. Known: self_consistency"),
+        (["--program", "tree"], r"Unknown program 'tree'. Known: .*self_consistency"),
         (["--policy", "lucky"], r"Unknown policy 'lucky'. Known: adaptive_consistency, dynamic_curve, even"),
         (["--budget", "0"], r"Got a budget of 0 samples but expected a whole number of at least 1"),
         (["--budget", "-4"], r"Got a budget of -4 samples but expected a whole number of at least 1"),

@@ -17,6 +17,7 @@ from hf_dynasor.evaluation import Question
 from hf_dynasor.evaluation.replay import read_recipe, replay_answer, replay_programs
 from hf_dynasor.evaluation.replayed import summarise
 from hf_dynasor.evaluation.samples import SampleRun, draw_samples, read_samples, replay_samples
+from hf_dynasor.grants import Decision, StopReason
 from hf_dynasor.recipe import Recipe, count_repeats
 from hf_dynasor.scheduler import (
     AdaptiveConsistency,
@@ -148,12 +149,22 @@ def test_a_tree_is_replayed_by_its_own_program(engine, questions):
         assert (row.net_tokens, row.stopped_at) == (live.usage.net_tokens, live.units_spent)
 
 
+class InTwos:
+    """Two trees of width 2 where the record has one of width 4."""
+
+    name = "in_twos"
+
+    def allocate(self, knob, trace):
+        left = knob.maximum - (trace[-1].total if trace else 0)
+        return Decision(units=min(2, left), stop_reason=None if left else StopReason.BUDGET)
+
+
 def test_a_tree_whose_shape_depends_on_the_grants_is_refused_not_guessed(engine, questions):
     recipe = Recipe(program="rebase", budget=4, temperature=0.8, seed=1)
     traces = record(questions[:1], recipe, engine)
     assert replay_programs(traces, Even())[0].is_early is False
     with pytest.raises(InputError, match=r"not the recorded one|has no request"):
-        replay_programs(traces, StaticThreshold(detect_at=2, thresholds=Thresholds(reward=0.999)))
+        replay_programs(traces, InTwos())
     with pytest.raises(InputError, match="a tree"):
         replay_programs(traces, Even(), draws=2)
 
