@@ -53,7 +53,6 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
 
 def run_serve(arguments: argparse.Namespace) -> int:
     """Load the model, listen, serve until a signal."""
-    recipe = make_recipe(arguments)
     keys = read_api_keys(arguments.api_key_file)
     try:
         from hf_dynasor.serving.http.app import create_app
@@ -69,19 +68,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
     from hf_dynasor.serving.loading import load_model
     from hf_dynasor.serving.serve_engine import make_serving_engine
 
-    settings = ServerSettings(
-        model_name=arguments.served_model_name,
-        max_running=arguments.max_running,
-        max_waiting=arguments.max_waiting,
-        max_body_bytes=arguments.max_body_bytes,
-        request_timeout_s=arguments.request_timeout,
-        drain_timeout_s=arguments.drain_timeout,
-        api_keys=keys,
-        requests_per_minute=arguments.requests_per_minute,
-        max_concurrent_per_key=arguments.max_concurrent_per_key,
-        allowed_origins=tuple(arguments.allowed_origin),
-        recipe=recipe,
-    )
+    settings = ServerSettings(**_read_settings(arguments, keys))
     _log_to_stderr()
     store = SqliteJobStore(arguments.job_store or ":memory:")
     loaded = load_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
@@ -119,6 +106,23 @@ def run_serve(arguments: argparse.Namespace) -> int:
     finally:
         engine.close()
     return 0
+
+
+def _read_settings(arguments: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:
+    """What of the options `ServerSettings` holds."""
+    return {
+        "model_name": arguments.served_model_name,
+        "max_running": arguments.max_running,
+        "max_waiting": arguments.max_waiting,
+        "max_body_bytes": arguments.max_body_bytes,
+        "request_timeout_s": arguments.request_timeout,
+        "drain_timeout_s": arguments.drain_timeout,
+        "api_keys": keys,
+        "requests_per_minute": arguments.requests_per_minute,
+        "max_concurrent_per_key": arguments.max_concurrent_per_key,
+        "allowed_origins": tuple(arguments.allowed_origin),
+        "recipe": make_recipe(arguments),
+    }
 
 
 def _choose_reward(arguments: argparse.Namespace) -> str | None:
