@@ -32,7 +32,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 test: install-dev  ## Set up if needed, then run the default test suite
-	$(BIN)/python -m pytest -q --cov --cov-report=term
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term
 
 test-slow: install-dev  ## The checks that take longer; run before a capability is called done
 	$(BIN)/python -m pytest -q -m slow
