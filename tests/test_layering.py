@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "pipelines": BASE | {"embedded", "recipe", "serving"},
     "_registration": {"pipelines"},
     "cli": BASE
+    | {"program_options"}
     | {"program", "answers", "programs", "scheduler", "recipe", "embedded", "evaluation", "serving", ""},
     "__main__": {"cli"},
 }

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from hf_dynasor.answers import AnswerFormat
 from hf_dynasor.answers.elicitation import EXIT_CLOSINGS, PROBE_SUFFIXES
 from hf_dynasor.certaindex import SIGNAL_NAMES, TABLE_1, Thresholds
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.program import DEFAULT_INSTRUCTION
-from hf_dynasor.programs import PROGRAMS, REWARDS
+from hf_dynasor.program_options import list_options
+from hf_dynasor.programs import PROGRAMS, REWARDS, SelfConsistency
 from hf_dynasor.programs.chain_settings import ChainExit, ChainMode
 from hf_dynasor.programs.voting import Vote
 from hf_dynasor.recipe import PROMPT_FORMATS, Recipe
@@ -182,10 +183,17 @@ def make_recipe(arguments: argparse.Namespace) -> Recipe:
         instruction=arguments.instruction,
         enable_thinking=arguments.thinking,
         answer_format=arguments.answer_format,
-        program_options={
-            name: value for name in _PROGRAM_OPTIONS if (value := getattr(arguments, name)) is not None
-        },
+        program_options=_read_program_options(arguments),
     )
+
+
+def _read_program_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The program's own options that were given. A tree asks the reward model that was named, if one was."""
+    given = {name: value for name in _PROGRAM_OPTIONS if (value := getattr(arguments, name)) is not None}
+    names_model = getattr(arguments, "reward_model", "auto") != "auto"
+    if names_model and "reward" in list_options(PROGRAMS.get(arguments.program, SelfConsistency)):
+        given.setdefault("reward", "model")
+    return given
 
 
 def parse_thresholds(texts: Sequence[str] | None) -> Thresholds | None:

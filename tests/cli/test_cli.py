@@ -245,3 +245,11 @@ def test_thresholds_are_parsed_by_signal():
     assert parse_thresholds(["entropy=0.9", "agreement=0.5"]) == Thresholds(entropy=0.9, agreement=0.5)
     with pytest.raises(ConfigurationError, match="two thresholds"):
         parse_thresholds(["0.9", "entropy=0.8"])
+
+
+def test_a_tree_asks_the_reward_model_that_was_named(capsys):
+    options = ["solve", "What is 17*6+4?", "--program", "rebase", "--budget", "2", "--json"]
+    assert main([*options, "--reward-model", "embedded"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["usage"]["reward"] > 0
+    assert main(options) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["usage"]["reward"] == 0

@@ -160,7 +160,9 @@ class InTwos:
 
 
 def test_a_tree_whose_shape_depends_on_the_grants_is_refused_not_guessed(engine, questions):
-    greedily = {"reward_temperature": 0.01}  # all of the width goes to the best: two trees grow otherwise than one
+    greedily = {
+        "reward_temperature": 0.01
+    }  # all of the width goes to the best: two trees grow otherwise than one
     recipe = Recipe(program="rebase", budget=4, temperature=1.2, seed=1, program_options=greedily)
     traces = record(questions, recipe, engine)
     assert replay_programs(traces, Even())[0].is_early is False
