@@ -11,17 +11,16 @@ from collections.abc import Sequence
 
 from hf_dynasor.certaindex import Certaindex
 from hf_dynasor.core import RequestKey
-from hf_dynasor.errors import ConfigurationError, EngineError, ProgramError
+from hf_dynasor.errors import ConfigurationError, ProgramError
 from hf_dynasor.scheduler.ageing import Ageing
 from hf_dynasor.scheduler.estimates import WorkEstimator
-from hf_dynasor.scheduler.memory import count_blocks
 from hf_dynasor.scheduler.order_keeper import OrderKeeper
 from hf_dynasor.scheduler.pace import Pace
 from hf_dynasor.scheduler.plans import Limits, PrefillChunk, StepPlan
 from hf_dynasor.scheduler.policies import SchedulingPolicy
-from hf_dynasor.scheduler.queues import Alarms
 from hf_dynasor.scheduler.records import ProgramRecord, RequestRecord, RequestState
 from hf_dynasor.scheduler.residency import Residency
+from hf_dynasor.scheduler.roll import Roll
 from hf_dynasor.scheduler.step_planner import StepPlanner
 from hf_dynasor.scheduler.tenants import Tenants
 from hf_dynasor.scheduler.views import ProgramSpec, RequestSpec, Snapshot
@@ -64,14 +63,11 @@ class Scheduler:
         self.limits = limits or Limits()
         self.ageing = ageing or Ageing()
         self.estimator = estimator or WorkEstimator()
-        self._programs: dict[str, ProgramRecord] = {}
-        self._requests: dict[RequestKey, RequestRecord] = {}
-        self._num_programs = self._num_submitted = 0
+        self._roll = Roll(self.limits)
         self._order = OrderKeeper(self.policy, self.ageing, self.estimator)
         self._memory = Residency(self.limits)
         self._planner = StepPlanner(self.policy, self.limits, self._memory, self._order.queue)
         self._tenants = Tenants()
-        self._idle: Alarms[ProgramRecord] = Alarms()
         self._plan: StepPlan | None = None
         self._is_stale = True
         self._pace = Pace()
@@ -85,18 +81,13 @@ class Scheduler:
         Raises:
             ProgramError: A program of that id is here already.
         """
-        if program.program_id in self._programs:
-            raise ProgramError(f"Program {program.program_id!r} was submitted already and has not ended.")
-        record = ProgramRecord(program, self._num_programs, now)
-        self._num_programs += 1
-        self._programs[program.program_id] = record
+        record = self._roll.enter_program(program, now)
         work = record.view(self.estimator, self._pace.step_seconds).remaining_tokens
         record.fair_tag = self._tenants.tag(program.tenant, work / program.weight)
-        self._idle.set(now + self.limits.max_idle_s, record)
 
     def certaindex_updated(self, program_id: str, certaindex: Certaindex, now: float) -> None:
         """A program made a reading after a grant."""
-        if record := self._programs.get(program_id):
+        if record := self._roll.programs.get(program_id):
             record.note_reading(certaindex)
             self._change(record)
 
@@ -109,7 +100,7 @@ class Scheduler:
         """
         if planned_units < 0:
             raise ConfigurationError(f"Got {planned_units = } but expected 0 or more.")
-        if record := self._programs.get(program_id):
+        if record := self._roll.programs.get(program_id):
             record.planned_units = planned_units
             record.is_plan_final = is_final
             self._change(record)
@@ -120,7 +111,7 @@ class Scheduler:
         Returns:
             Requests of it that were still here; they are gone.
         """
-        record = self._programs.pop(program_id, None)
+        record = self._roll.programs.pop(program_id, None)
         if record is None:
             return ()
         left = [*record.fresh.values(), *record.paused.values(), *record.running.values()]
@@ -146,27 +137,23 @@ class Scheduler:
             ConfigurationError: The key is in use, or the request could never fit into the memory.
             EngineError: Too many requests wait; ask `can_admit` first.
         """
-        self._check(request)
+        self._roll.check_request(request, self.num_waiting)
         program_id = request.key.program_id
-        if program_id not in self._programs:
+        if program_id not in self._roll.programs:
             self.program_submitted(ProgramSpec(program_id=program_id), now)
-        program = self._programs[program_id]
-        record = RequestRecord(request, program, self._num_submitted, now)
-        self._num_submitted += 1
-        self._requests[request.key] = record
-        program.add(record, self.limits.page_size)
-        self._change(program, record)
+        record = self._roll.enter_request(request, now)
+        self._change(record.program, record)
 
     def prefix_found(self, key: RequestKey, num_tokens: int) -> None:
         """An engine with a cache of its own found so many leading tokens of a waiting request in it."""
-        record = self._requests.get(key)
+        record = self._roll.requests.get(key)
         if record is not None and not record.is_running:
             record.num_cached = num_tokens
             self._change(record.program, record)
 
     def finished(self, key: RequestKey, now: float, num_tokens: int | None = None) -> None:
         """A request ended by itself after so many tokens (`None`: as counted here)."""
-        record = self._requests.get(key)
+        record = self._roll.requests.get(key)
         if record is None:
             return
         self._remove(record)
@@ -179,7 +166,7 @@ class Scheduler:
 
     def cancelled(self, key: RequestKey, now: float) -> None:
         """A request was given up, or failed."""
-        record = self._requests.get(key)
+        record = self._roll.requests.get(key)
         if record is not None:
             self._remove(record)
             record.program.note_cancelled(record, now)
@@ -187,7 +174,7 @@ class Scheduler:
 
     def lost(self, key: RequestKey, now: float) -> None:
         """An engine that keeps its own account of memory took a request's: it waits, and is computed again."""
-        record = self._requests.get(key)
+        record = self._roll.requests.get(key)
         if record is not None and record.state is not RequestState.FRESH:
             self._planner.lose(record, now)
             self._change(record.program, record)
@@ -197,7 +184,8 @@ class Scheduler:
     def plan_step(self, now: float) -> StepPlan:
         """What the next step runs. The same plan comes back as long as nothing happened to change it."""
         self._pace.note(now)
-        self._forget_idle(now)
+        while (idle := self._roll.pop_idle(now)) is not None:
+            self.program_finished(idle, now)
         if self._order.wake(now):
             self._is_stale = True
         if self._plan is not None and not self._is_stale and self.steps_left and not self._plan.prefill:
@@ -233,7 +221,7 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """Requests that wait for a place, paused ones included."""
-        return len(self._requests) - self._planner.num_running
+        return len(self._roll.requests) - self._planner.num_running
 
     @property
     def num_running(self) -> int:
@@ -243,7 +231,7 @@ class Scheduler:
     @property
     def num_programs(self) -> int:
         """Programs that have not ended."""
-        return len(self._programs)
+        return len(self._roll.programs)
 
     @property
     def num_blocks_used(self) -> int:
@@ -272,15 +260,15 @@ class Scheduler:
 
     def count_generated(self, key: RequestKey) -> int:
         """Tokens that a request has generated."""
-        return self._planner.count_generated(self._requests[key])
+        return self._planner.count_generated(self._roll.requests[key])
 
     def snapshot(self, now: float) -> Snapshot:
         """Frozen views of everything that waits or runs."""
-        programs = [record for record in self._programs.values() if record.has_requests]
+        programs = [record for record in self._roll.programs.values() if record.has_requests]
         return Snapshot(
             now=now,
             programs=tuple(record.view(self.estimator, self._pace.step_seconds) for record in programs),
-            requests=tuple(record.view() for record in self._requests.values()),
+            requests=tuple(record.view() for record in self._roll.requests.values()),
         )
 
     # --- how it is kept -----------------------------------------------------------------------------------------
@@ -291,27 +279,11 @@ class Scheduler:
 
     def _change_kind(self, kind: str) -> None:
         """The estimates of all programs of a kind are new."""
-        for program in self._programs.values():
-            if program.spec.kind == kind:
-                self._change(program)
-
-    def _check(self, request: RequestSpec) -> None:
-        if request.key in self._requests:
-            raise ConfigurationError(f"Request {request.key} was submitted already and has not ended.")
-        if not self.can_admit(1):
-            raise EngineError(
-                f"{self.num_waiting} requests wait, and {self.limits.max_waiting = } is the most: ask can_admit first."
-            )
-        total, page = request.prompt_tokens + request.max_tokens, self.limits.page_size
-        num_blocks = self.limits.num_blocks
-        if num_blocks is not None and count_blocks(total, page) + 1 > num_blocks:
-            raise ConfigurationError(
-                f"Got a request of {request.prompt_tokens} prompt tokens and {request.max_tokens = }, but the memory "
-                f"holds {num_blocks * page} tokens."
-            )
+        for program in self._roll.iter_kind(kind):
+            self._change(program)
 
     def _remove(self, record: RequestRecord) -> None:
-        del self._requests[record.key]
+        del self._roll.requests[record.key]
         self._planner.remove(record)
         self._order.forget_request(record)
         self._is_stale = True
@@ -319,14 +291,7 @@ class Scheduler:
     def _after_removal(self, program: ProgramRecord, now: float) -> None:
         self._change(program)
         if not program.has_requests:
-            self._idle.set(now + self.limits.max_idle_s, program)
-
-    def _forget_idle(self, now: float) -> None:
-        while (program := self._idle.pop_due(now)) is not None:
-            is_known = self._programs.get(program.spec.program_id) is program
-            since = program.idle_since
-            if is_known and since is not None and now - since >= self.limits.max_idle_s:
-                self.program_finished(program.spec.program_id, now)
+            self._roll.note_idle(program, now)
 
 
 __all__ = ["Scheduler"]

@@ -88,7 +88,7 @@ def test_blocks_in_use_are_those_of_the_prompts_and_tokens_that_are_held(policy,
 
     def check(scheduler, plan):
         page, total, shared = scheduler.limits.page_size, 0, {}
-        for record in scheduler._requests.values():
+        for record in scheduler._roll.requests.values():
             if record.program.is_resident:
                 shared[record.program.serial] = record.program.shared_tokens // page
             if record.is_running or record.state.value == "paused":
