@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TextIO
 
@@ -21,7 +22,7 @@ from hf_dynasor.evaluation.records import (
     RecordedPath,
     write_recipe,
 )
-from hf_dynasor.grants import Answer
+from hf_dynasor.grants import Answer, Decision, GrantRecord, Knob, StopReason
 from hf_dynasor.paths import PathRecord
 from hf_dynasor.recipe import Recipe
 
@@ -52,6 +53,10 @@ class RecordingEngine:
     def progress(self) -> int:
         """The other engine's, or 0 where it reports none."""
         return self._engine.progress if isinstance(self._engine, ReportsProgress) else 0
+
+    def count_room(self, prompt: Prompt) -> int | None:
+        """The other engine's, or `None` where it tells none."""
+        return self._engine.count_room(prompt) if isinstance(self._engine, MeasuresRoom) else None
 
     def submit(self, requests: Sequence[Request], sink: Sink) -> None:
         """Hand over, and listen to what comes back."""
@@ -87,12 +92,44 @@ class RecordingEngine:
         sink(event)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InGrants:
+    """Spends the full budget, but in given grants: for traces of programs whose work depends on their grants.
+
+    A tree that got 4 units and then 12 is not the tree of 16, so a policy that reads after 4 units can be replayed
+    only on a trace that was recorded so.
+
+    Args:
+        sizes: Units of each grant; what they leave of the budget is granted at the end.
+
+    Examples:
+        >>> from hf_dynasor.grants import Knob
+        >>> InGrants(sizes=(4,)).allocate(Knob(unit="width", maximum=16), ()).units
+        4
+    """
+
+    sizes: tuple[int, ...]
+    name: str = "in_grants"
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 1:
+            raise ConfigurationError(f"Got {self.sizes = } but expected grants of at least 1 unit.")
+
+    def allocate(self, knob: Knob, trace: Sequence[GrantRecord]) -> Decision:
+        """The next size, or what is left where that is less or no size is; never a denial before the cap."""
+        left = knob.maximum - (trace[-1].total if trace else 0)
+        if not left:
+            return Decision(units=0, stop_reason=StopReason.BUDGET)
+        wanted = self.sizes[len(trace)] if len(trace) < len(self.sizes) else left
+        return Decision(units=min(wanted, left))
+
+
 def check_full_budget(recipe: Recipe) -> None:
     """Raise `ConfigurationError` for a recipe that may stop early, or that cannot be written down.
 
     A trace is a run to the full budget, and names its recipe so that a replay can build the program again.
     """
-    if (policy := recipe.build_policy().name) != "even":
+    if (policy := recipe.build_policy().name) not in ("even", "in_grants"):
         raise ConfigurationError(
             f"Got policy {policy!r} for a trace, which is a run to the full budget. Expected 'even'."
         )
