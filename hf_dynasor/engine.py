@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from hf_dynasor.core import Event, Request, RequestKey, Score
+from hf_dynasor.core import Event, Prompt, Request, RequestKey, Score
 from hf_dynasor.errors import UnsupportedError
 
 Sink: TypeAlias = Callable[[Event], None]
@@ -104,4 +104,17 @@ class ReportsProgress(Protocol):
     @property
     def progress(self) -> int:
         """Grows whenever the engine got anything done, a part of a prompt included; never shrinks."""
+        ...
+
+
+@runtime_checkable
+class MeasuresRoom(Protocol):
+    """An engine that knows how much of its model's context a prompt leaves, so that a default budget can fit."""
+
+    def count_room(self, prompt: Prompt) -> int | None:
+        """Most tokens that may follow a prompt, at least 0; `None` where no limit is known.
+
+        Raises:
+            ConfigurationError: The prompt cannot be encoded.
+        """
         ...

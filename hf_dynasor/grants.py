@@ -43,6 +43,23 @@ class Knob:
                 f"Got a budget of {self.maximum!r} {self.unit} but expected a whole number of at least 1."
             )
 
+    def describe(self, units: int) -> str:
+        """So many units in words.
+
+        Examples:
+            >>> knob = Knob(unit="samples", maximum=8)
+            >>> knob.describe(1), knob.describe(8)
+            ('1 sample', '8 samples')
+        """
+        return describe_units(units, self.unit)
+
+
+def describe_units(units: int, unit: str) -> str:
+    """So many units of a knob in words: `1 token`, `16 iterations`, `width 16`."""
+    if not unit.endswith("s"):
+        return f"{unit} {units:,}"
+    return f"{units:,} {unit[:-1] if units == 1 else unit}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantRecord:

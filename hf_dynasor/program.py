@@ -7,17 +7,18 @@ a driver (`hf_dynasor.drivers`) carries them to an engine and back.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hf_dynasor.certaindex import Certaindex
-from hf_dynasor.core import MAX_SEED, Cancel, Command, Completion, FinishReason, RequestKey, Usage
+from hf_dynasor.core import Cancel, Command, Completion, FinishReason, Prompt, RequestKey, Usage
 from hf_dynasor.errors import ProgramError
-from hf_dynasor.grants import AllocationPolicy, Answer, Decision, GrantRecord, Knob, Trace
+from hf_dynasor.grants import AllocationPolicy, Answer, Decision, GrantRecord, Knob, StopReason, Trace
 from hf_dynasor.paths import PathRecord
+from hf_dynasor.seeds import derive_seed
 from hf_dynasor.snapshots import Journal, check_snapshot, describe_settings, describe_value
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class ReasoningProgram(ABC):
         self.trace: tuple[GrantRecord, ...] = ()
         self.usage = Usage()
         self.num_failed = 0
+        self._asked_budget = knob.maximum
+        self._budget_note = ""
         self._depth = 0
         self._has_started = False
         self._journal = Journal()
@@ -99,6 +102,17 @@ class ReasoningProgram(ABC):
         """Which group of equal answers each finished path is in; see `GrantRecord.groups`."""
         return ()
 
+    def fit_room(self, count_room: Callable[[Prompt], int | None]) -> int | None:
+        """What a budget that nobody named is lowered to, so that it fits; asked once, before the first grant.
+
+        Args:
+            count_room: Tokens that the model's context leaves behind a prompt; `None` where no limit is known.
+
+        Returns:
+            `None` leaves the budget as it is, as programs do whose knob is not the tokens of one path.
+        """
+        return None
+
     def find_ending(self) -> Decision | None:
         """The program's own last word: a denial once more of its knob cannot change its answer, else `None`."""
         return None
@@ -106,6 +120,13 @@ class ReasoningProgram(ABC):
     def count_spent(self, grant: int) -> int:
         """How many units of a grant were really spent; fewer where the program came to its own end."""
         return grant
+
+    def fit(self, count_room: Callable[[Prompt], int | None]) -> None:
+        """Take over what `fit_room` says; drivers call it for engines that know their context."""
+        room = self.fit_room(count_room)
+        if room is not None and 0 < room < self.knob.maximum:
+            self.knob = replace(self.knob, maximum=room)
+            self._budget_note = ", all that the model's context leaves"
 
     def key(self, request_id: str) -> RequestKey:
         """The key of one of this program's requests."""
@@ -143,7 +164,7 @@ class ReasoningProgram(ABC):
             spent = self.count_spent(decision.units)
             if not spent and self.find_ending() is None:
                 raise ProgramError(
-                    f"Program {self.program_id!r} was granted {decision.units} {self.knob.unit}, spent none and has "
+                    f"Program {self.program_id!r} was granted {self.knob.describe(decision.units)}, spent none and has "
                     "not ended: it would be granted the same for ever. Have count_spent() tell what execute() used."
                 )
             self.trace = (*self.trace, self._record(spent))
@@ -185,7 +206,7 @@ class ReasoningProgram(ABC):
         return {
             "program": self.name,
             "unit": self.knob.unit,
-            "budget": self.knob.maximum,
+            "budget": self._asked_budget,
             "settings": self._settings,
         }
 
@@ -194,7 +215,7 @@ class ReasoningProgram(ABC):
         left = self.knob.maximum - self.num_granted
         if decision.units > left:
             raise ProgramError(
-                f"Policy {policy.name!r} granted {decision.units} {self.knob.unit} but at most {left} are left "
+                f"Policy {policy.name!r} granted {self.knob.describe(decision.units)} but at most {left} are left "
                 f"of {self.knob.maximum}."
             )
         return decision
@@ -254,12 +275,13 @@ class ReasoningProgram(ABC):
     def _build_answer(self, decision: Decision) -> Answer:
         assert decision.stop_reason is not None  # Decision checks that a denial has one
         paths = self.list_paths()
+        is_spent = decision.stop_reason is StopReason.BUDGET
         return Answer(
             text=self.select_answer(),
             certaindex=self.certaindex,
             trace=Trace(self.trace, paths=paths),
             stop_reason=decision.stop_reason,
-            explanation=decision.explanation,
+            explanation=decision.explanation + (self._budget_note if is_spent else ""),
             usage=self.usage,
             sequential_tokens=self._depth,
             budget=self.knob.maximum,
@@ -268,19 +290,6 @@ class ReasoningProgram(ABC):
             votes=self.list_votes(),
             paths=paths,
         )
-
-
-def derive_seed(seed: int | None, *path: object) -> int | None:
-    """A seed for one request, from the program's seed and the request's place; `None` stays `None`.
-
-    Examples:
-        >>> derive_seed(7, "sample", 0) == derive_seed(7, "sample", 0) != derive_seed(7, "sample", 1)
-        True
-    """
-    if seed is None:
-        return None
-    digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") & MAX_SEED
 
 
 __all__ = ["DEFAULT_INSTRUCTION", "Flow", "ProgramFlow", "ReasoningProgram", "derive_seed"]

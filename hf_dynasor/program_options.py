@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -11,6 +10,7 @@ from hf_dynasor.certaindex.readings import StoppingRule
 from hf_dynasor.errors import ConfigurationError, name_unknown
 from hf_dynasor.program import ReasoningProgram
 from hf_dynasor.programs.chain_settings import ChainSettings
+from hf_dynasor.snapshots import read_signature
 from hf_dynasor.stopping.consistency import EFFORTS, AnswerConsistency
 from hf_dynasor.stopping.rule_table import RULES, build_rule
 from hf_dynasor.stopping.rules import BoundaryConfidence
@@ -34,14 +34,14 @@ def list_options(program: type[ReasoningProgram]) -> tuple[str, ...]:
         >>> "vote" in list_options(PROGRAMS["self_consistency"])
         True
     """
-    parameters = inspect.signature(program.__init__).parameters
+    parameters = read_signature(program).parameters
     own = tuple(name for name in parameters if name not in _GIVEN_ANYWAY)
     return (*_CHAIN_OPTIONS, *own) if "settings" in parameters else own
 
 
-def default_budget(program: type[ReasoningProgram]) -> int:
-    """The knob's maximum where nobody names one."""
-    budget: int = inspect.signature(program.__init__).parameters["budget"].default
+def default_budget(program: type[ReasoningProgram]) -> int | None:
+    """The knob's maximum where nobody names one; `None` where the program takes what the model's context leaves."""
+    budget: int | None = read_signature(program).parameters["budget"].default
     return budget
 
 
@@ -65,7 +65,7 @@ def build_options(
                 f"Got the program option {name!r}, which {program.name} does not read. "
                 f"It reads: {', '.join(sorted(known)) or 'none'}."
             )
-    if "settings" not in inspect.signature(program.__init__).parameters:
+    if "settings" not in read_signature(program).parameters:
         return {**given, "answer_format": answer_format}
     chain = {name: value for name, value in given.items() if name in _CHAIN_OPTIONS}
     own = {name: value for name, value in given.items() if name not in _CHAIN_OPTIONS}

@@ -17,7 +17,7 @@ from hf_dynasor.core import (
     Score,
     Usage,
 )
-from hf_dynasor.engine import Engine, ReportsProgress, Sink
+from hf_dynasor.engine import Engine, MeasuresRoom, ReportsProgress, Sink
 from hf_dynasor.errors import ConfigurationError, EngineTimeoutError, HFDynasorError
 from hf_dynasor.grants import AllocationPolicy, Answer, GrantRecord
 from hf_dynasor.program import ReasoningProgram
@@ -74,7 +74,7 @@ class ProgramRun:
 
     def start(self) -> None:
         """Run the flow up to its first wait."""
-        self._advance(lambda: next(self._flow))
+        self._advance(self._begin)
 
     def deliver(self, event: Event) -> None:
         """Hand over one event; only completions move the flow.
@@ -98,6 +98,11 @@ class ProgramRun:
             self._note_end()
             if not self._is_stepping:
                 self._flow.close()
+
+    def _begin(self) -> tuple[Command, ...]:
+        if isinstance(self._engine, MeasuresRoom):
+            self._program.fit(self._engine.count_room)
+        return next(self._flow)
 
     def _advance(self, step: Callable[[], tuple[Command, ...]]) -> None:
         with self._lock:

@@ -20,6 +20,28 @@ SCHEMA = 1
 _FIELDS = frozenset({"schema", "program", "label", "unit", "budget", "settings", "policy", "completions"})
 
 
+def read_signature(cls: type) -> inspect.Signature:
+    """What a class is made with; where it hands `**options` on, those of the class that it hands them to.
+
+    Examples:
+        >>> class Base:
+        ...     def __init__(self, size=1): ...
+        >>> class Derived(Base):
+        ...     def __init__(self, colour="red", **options): ...
+        >>> list(read_signature(Derived).parameters)
+        ['self', 'colour', 'size']
+    """
+    makers = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+    found: dict[str, inspect.Parameter] = {}
+    for signature in map(inspect.signature, makers):
+        own = dict(signature.parameters)
+        rest = [name for name, item in own.items() if item.kind is inspect.Parameter.VAR_KEYWORD]
+        found |= {name: item for name, item in own.items() if name not in found and name not in rest}
+        if not rest:
+            break
+    return inspect.Signature(list(found.values()))
+
+
 def describe_settings(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
     """What an object is made with, by the names of its constructor's arguments, defaults included.
 
@@ -30,7 +52,7 @@ def describe_settings(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         args, kwargs: What its constructor is given; `{}` where they do not fit (the constructor will say so).
     """
     try:
-        bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
+        bound = read_signature(cls).bind(None, *args, **kwargs)
     except TypeError:
         return {}
     bound.apply_defaults()

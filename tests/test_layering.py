@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "answers": {"errors"},
     "grants": VOCABULARY | {"certaindex", "drawing"},
     "snapshots": {"core", "errors"},
-    "program": BASE | {"snapshots"},
+    "seeds": {"core"},
+    "program": BASE | {"snapshots", "seeds"},
     "drivers": BASE | {"program", "program_plan", "program_run"},
     "program_plan": {"certaindex", "errors"},
     "program_run": BASE | {"program", "program_plan"},
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "programs": BASE | {"program", "answers"},
     "scheduler": BASE,
     "stopping": BASE | {"answers"},
-    "program_options": BASE | {"program", "programs", "stopping"},
+    "program_options": BASE | {"program", "snapshots", "programs", "stopping"},
     "recipe": BASE | {"program", "program_options", "answers", "programs", "scheduler"},
     "embedded": set(),
     "serving": BASE

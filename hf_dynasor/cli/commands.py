@@ -169,9 +169,10 @@ def _seed(recipe: Recipe, engine: Engine) -> Recipe:
 
 
 def _describe_run(engine: Engine, recipe: Recipe) -> str:
+    budget = recipe.budget if recipe.budget is not None else "its own"
     return (
         f"engine {engine.name}, program {recipe.program}, policy {recipe.build_policy().name}, "
-        f"budget {recipe.budget}, temperature {recipe.temperature:g}"
+        f"budget {budget}, temperature {recipe.temperature:g}"
     )
 
 

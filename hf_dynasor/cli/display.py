@@ -5,13 +5,13 @@ from __future__ import annotations
 from hf_dynasor.certaindex import Certaindex
 from hf_dynasor.core import Usage
 from hf_dynasor.evaluation import EvaluationReport, estimate_full_tokens
-from hf_dynasor.grants import Answer, GrantRecord
+from hf_dynasor.grants import Answer, GrantRecord, describe_units
 
 
 def describe_grant(number: int, record: GrantRecord, unit: str) -> str:
     """One line for one grant."""
     return (
-        f"grant {number}: {record.units} {unit} ({record.total} in all) -> "
+        f"grant {number}: {describe_units(record.units, unit)} ({record.total} in all) -> "
         f"certaindex {describe_certaindex(record.certaindex)}; {record.usage.net_tokens:,} tokens"
     )
 
@@ -65,9 +65,9 @@ def _describe_saving(answer: Answer) -> str:
     if answer.unit == "tokens":
         return f"unknown: a chain may end by itself before its cap of {answer.budget:,} tokens"
     if not answer.is_early or not full:
-        return f"nothing: all {answer.budget} {answer.unit} were spent"
+        return f"nothing: the whole budget of {describe_units(answer.budget, answer.unit)} was spent"
     saved = full - answer.usage.net_tokens
     return (
         f"about {saved:,} of {full:,} tokens ({saved / full:.0%}) against the full budget of "
-        f"{answer.budget} {answer.unit}, by the mean so far"
+        f"{describe_units(answer.budget, answer.unit)}, by the mean so far"
     )

@@ -128,6 +128,9 @@ def _add_tree_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--reward", help=f"how steps are rated: {', '.join(REWARDS)} (default: likelihood)")
     group.add_argument("--delimiter", help="text that ends a step (default: a blank line)")
     group.add_argument("--reward-temperature", type=float, help="rebase: of the softmax (default: 0.2)")
+    group.add_argument(
+        "--greedy-first", action="store_true", default=None, help="spend the first unit on a greedy path"
+    )
     group.add_argument("--branching", type=positive, help="beam: width of a subtree (default: 4)")
     group.add_argument("--num-children", type=positive, help="mcts: steps drawn at a node (default: 2)")
     group.add_argument("--exploration", type=float, help="mcts: weight of the UCT bonus (default: 0.5)")
@@ -137,7 +140,8 @@ def _add_tree_options(parser: argparse.ArgumentParser) -> None:
         dest="has_rollouts",
         action="store_const",
         const=False,
-        help="mcts: a new step's reward is its value, no path is followed to its end",
+        help="mcts: value a new step by its reward and follow no path to its end; paths end, and answers appear, only "
+        "where the tree reaches their ends, so give it more iterations than a path has steps (default: follow them)",
     )
 
 
@@ -158,7 +162,7 @@ def _add_chain_options(parser: argparse.ArgumentParser) -> None:
 
 _PROGRAM_OPTIONS = (
     "vote", "stop_decided", "mode", "rule", "interval", "suffix", "resume", "exit", "closing",
-    "reward", "delimiter", "reward_temperature", "branching", "num_children", "exploration", "num_parallel",
+    "reward", "delimiter", "greedy_first", "reward_temperature", "branching", "num_children", "exploration", "num_parallel",
     "has_rollouts",
 )  # fmt: skip
 

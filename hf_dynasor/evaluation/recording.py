@@ -10,8 +10,8 @@ from functools import lru_cache, partial
 from typing import TextIO
 
 from hf_dynasor.answers import AnswerFormat, canonicalise, is_correct
-from hf_dynasor.core import Completion, Event, Request, RequestKey
-from hf_dynasor.engine import Ability, Engine, ReportsProgress, Sink
+from hf_dynasor.core import Completion, Event, Prompt, Request, RequestKey
+from hf_dynasor.engine import Ability, Engine, MeasuresRoom, ReportsProgress, Sink
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.evaluation.evaluate import QuestionResult
 from hf_dynasor.evaluation.questions import Question

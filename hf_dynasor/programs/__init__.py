@@ -12,7 +12,8 @@ from hf_dynasor.programs.rebase import Rebase, allocate_width
 from hf_dynasor.programs.samples import Sample
 from hf_dynasor.programs.self_consistency import DEFAULT_SAMPLING, SelfConsistency
 from hf_dynasor.programs.step_rewards import REWARDS, LikelihoodReward, ModelReward, StepReward
-from hf_dynasor.programs.tree import STEP_DELIMITER, TreeProgram
+from hf_dynasor.programs.tree import TreeProgram
+from hf_dynasor.programs.tree_options import STEP_DELIMITER
 
 PROGRAMS: dict[str, Any] = {
     program.name: program

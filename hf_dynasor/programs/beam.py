@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from hf_dynasor.answers import AnswerFormat
-from hf_dynasor.core import Prompt, SamplingParams
+from hf_dynasor.core import Prompt
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.programs.nodes import Node, Place
-from hf_dynasor.programs.step_rewards import StepReward
-from hf_dynasor.programs.tree import STEP_DELIMITER, TREE_SAMPLING
+from hf_dynasor.programs.tree_options import TreeOptions
 from hf_dynasor.programs.width_program import WidthProgram
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Beam(WidthProgram):
@@ -23,38 +25,14 @@ class Beam(WidthProgram):
 
     Args:
         prompt: What every path continues.
-        budget: Most width.
-        sampling: How each step is decoded; `max_new_tokens` is the budget of a whole path.
-        reward: How steps are rated: a `StepReward`, or a name of `REWARDS`.
         branching: Width of a subtree; a budget of at most this is one beam.
-        delimiter: Text that ends a step.
-        answer_format: How answers are found and told apart.
-        label: What people call it.
+        options: Those of `TreeProgram`.
     """
 
     name = "beam"
 
-    def __init__(
-        self,
-        prompt: Prompt,
-        *,
-        budget: int = 16,
-        sampling: SamplingParams = TREE_SAMPLING,
-        reward: StepReward | str = "likelihood",
-        branching: int = 4,
-        delimiter: str = STEP_DELIMITER,
-        answer_format: AnswerFormat = "auto",
-        label: str = "question",
-    ) -> None:
-        super().__init__(
-            prompt,
-            budget=budget,
-            sampling=sampling,
-            reward=reward,
-            delimiter=delimiter,
-            answer_format=answer_format,
-            label=label,
-        )
+    def __init__(self, prompt: Prompt, *, branching: int = 4, **options: Unpack[TreeOptions]) -> None:
+        super().__init__(prompt, **options)
         if branching < 1:
             raise ConfigurationError(f"Got {branching = } but expected at least 1.")
         self.branching = branching

@@ -7,11 +7,11 @@ it, and a reading is one more request on the same prefix. Stopping rules come fr
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 
-from hf_dynasor.answers import AnswerKey, find_answer
-from hf_dynasor.certaindex import Certaindex, agreement, answer_probability, normalised_entropy
+from hf_dynasor.answers import AnswerKey
+from hf_dynasor.certaindex import answer_probability
 from hf_dynasor.certaindex.readings import Progress, Reading, TraceEntry, Verdict, Vote
 from hf_dynasor.core import (
     Command,
@@ -24,10 +24,10 @@ from hf_dynasor.core import (
     Usage,
 )
 from hf_dynasor.errors import ConfigurationError, ProgramError
-from hf_dynasor.grants import Decision, Knob, StopReason
+from hf_dynasor.grants import Decision, Knob, StopReason, describe_units
 from hf_dynasor.paths import PathRecord
 from hf_dynasor.program import Flow, ReasoningProgram, derive_seed
-from hf_dynasor.programs.chain_settings import ChainSettings
+from hf_dynasor.programs.chain_settings import DEFAULT_BUDGET, ChainSettings
 from hf_dynasor.programs.chain_text import ChainPiece, ChainText, OpenedBox, list_pieces, make_key
 
 CHAIN_SAMPLING = SamplingParams(temperature=0.6)
@@ -40,7 +40,8 @@ class ChainOfThought(ReasoningProgram):
     Args:
         prompt: What the chain continues.
         budget: Most tokens of the chain, forced ones included. Probe tokens are discarded and not of the chain;
-            they count in the usage.
+            they count in the usage. By default 4,096, or what the engine's context leaves beside a probe where
+            that is less.
         sampling: How it is decoded; its `seed` seeds the program. With `logprobs` the answers' probabilities are
             read too. `max_new_tokens` is not read: the budget is the limit.
         settings: How it is read and when it stops.
@@ -67,17 +68,20 @@ class ChainOfThought(ReasoningProgram):
         self,
         prompt: Prompt,
         *,
-        budget: int = 4096,
+        budget: int | None = None,
         sampling: SamplingParams = CHAIN_SAMPLING,
         settings: ChainSettings = DEFAULT_SETTINGS,
         label: str = "question",
     ) -> None:
-        super().__init__(label=label, knob=Knob(unit="tokens", maximum=budget))
+        super().__init__(
+            label=label, knob=Knob(unit="tokens", maximum=DEFAULT_BUDGET if budget is None else budget)
+        )
         if sampling.stop:
             raise ConfigurationError(
                 f"Got {sampling.stop = } but a chain ends by itself, by its rule or its budget. Leave it out."
             )
-        self.sampling, self.settings = sampling, settings
+        self.prompt, self.sampling, self.settings = prompt, sampling, settings
+        self._is_budget_named = budget is not None
         self.trace_entries: list[TraceEntry] = []
         self.readings: list[Reading] = []
         self.verdict: Verdict | None = None
@@ -113,6 +117,11 @@ class ChainOfThought(ReasoningProgram):
         newest = next((item for item in reversed(self.readings) if item.answer is not None), None)
         return answer_probability(newest.logprobs) if newest else None
 
+    def fit_room(self, count_room: Callable[[Prompt], int | None]) -> int | None:
+        """The room that the prompt leaves, less what a probe needs at the chain's end."""
+        room = None if self._is_budget_named else count_room(self.prompt)
+        return None if room is None else room - self.settings.probe_room
+
     def execute(self, grant: int) -> Flow:
         """Let the chain grow by at most `grant` tokens, reading it where it is due."""
         before = self._chain.num_tokens
@@ -139,20 +148,16 @@ class ChainOfThought(ReasoningProgram):
         if self._ending is None:
             return None
         if self.verdict is not None:
-            words = f"{self.verdict.reason} at {self._chain.num_thinking} thinking tokens"
+            words = f"{self.verdict.reason} at {describe_units(self._chain.num_thinking, 'thinking tokens')}"
             return Decision(units=0, stop_reason=StopReason.CERTAIN, explanation=words)
-        words = f"the chain ended ({self._ending.value}) after {self._chain.num_tokens} tokens"
+        length = describe_units(self._chain.num_tokens, "tokens")
+        words = f"the chain ended ({self._ending.value}) after {length}"
         return Decision(units=0, stop_reason=StopReason.FINISHED, explanation=words)
 
     def update_certaindex(self) -> None:
         """Compare the last readings; a reading without an answer agrees with nothing."""
-        keys = self._keys[-self.settings.window :]
-        counts = [keys.count(key) for key in dict.fromkeys(keys) if key is not None]
-        sizes = [*counts, *(1 for key in keys if key is None)]
-        is_full = len(keys) == self.settings.window
-        self.certaindex = Certaindex(
-            entropy=normalised_entropy(sizes) if is_full else None,
-            agreement=agreement(sizes) if is_full and counts else None,
+        self.certaindex = replace(
+            self.settings.compare(self._keys),
             answer_probability=self.newest_probability,
             num_paths=int(self.is_settled),
         )
@@ -247,12 +252,7 @@ class ChainOfThought(ReasoningProgram):
         settings, box, spent = self.settings, OpenedBox(), 0
         prompt = self._chain.prompt + settings.probe_text
         while not box.is_answered and box.num_tokens < settings.max_answer_tokens:
-            sampling = SamplingParams(
-                max_new_tokens=settings.max_answer_tokens - box.num_tokens,
-                temperature=0.0,
-                stop=("}",),
-                logprobs=self.sampling.logprobs or settings.reads_probabilities,
-            )
+            sampling = settings.sample_probe(box.num_tokens, logprobs=self.sampling.logprobs)
             name = f"probe-{len(self.readings)}.{box.num_tokens}"
             asked = prompt + TokenIds(ids=box.ids) if box.ids else prompt
             part = yield (Generate(key=self.key(name), prompt=asked, sampling=sampling, is_probe=True),)
@@ -293,7 +293,4 @@ class ChainOfThought(ReasoningProgram):
         """The answer that stands in the chain itself; none where a rule cut its thought short."""
         if self.verdict is not None and self.settings.exit == "probe":
             return None
-        text = self._chain.text.replace(self.settings.think_end, "</think>")
-        is_truncated = self._ending not in (FinishReason.EOS, FinishReason.STOP)
-        found = find_answer(text, format=self.settings.answer_format, is_truncated=is_truncated)
-        return found.text if found else None
+        return self._chain.find_stated(self._ending, self.settings.answer_format)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from hf_dynasor.answers import AnswerFormat, check_format
+from hf_dynasor.answers import AnswerFormat, AnswerKey, check_format
 from hf_dynasor.answers.elicitation import EXIT_CLOSINGS, GUIDED_PROMPT, PROBE_SUFFIXES
+from hf_dynasor.certaindex import Certaindex, agreement, normalised_entropy
 from hf_dynasor.certaindex.readings import (
     Need,
     Progress,
@@ -17,10 +19,14 @@ from hf_dynasor.certaindex.readings import (
     Vote,
     check_at_least,
 )
+from hf_dynasor.core import SamplingParams
 from hf_dynasor.errors import ConfigurationError, name_unknown
 
 ChainMode: TypeAlias = Literal["plain", "guided", "cut", "probed"]
 ChainExit: TypeAlias = Literal["probe", "answer"]
+
+DEFAULT_BUDGET = 4096
+"""Tokens of a chain whose budget nobody names, where the model's context has room for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +132,33 @@ class ChainSettings:
     def probe_text(self) -> str:
         """What a probe asks with."""
         return PROBE_SUFFIXES.get(self.suffix, self.suffix).replace("{close}", self.think_end)
+
+    @property
+    def probe_room(self) -> int:
+        """Most tokens that a probe may add to the chain, its answer included; 0 where none is asked."""
+        return len(self.probe_text.encode()) + self.max_answer_tokens if self.mode == "probed" else 0
+
+    def compare(self, keys: Sequence[AnswerKey | None]) -> Certaindex:
+        """What the last `window` readings say together: nothing before there are so many.
+
+        Args:
+            keys: What each reading says, oldest first; `None` for one without an answer, which agrees with nothing.
+        """
+        last = keys[-self.window :]
+        if len(last) < self.window:
+            return Certaindex()
+        counts = [last.count(key) for key in dict.fromkeys(last) if key is not None]
+        sizes = [*counts, *(1 for key in last if key is None)]
+        return Certaindex(entropy=normalised_entropy(sizes), agreement=agreement(sizes) if counts else None)
+
+    def sample_probe(self, num_tokens: int, *, logprobs: bool) -> SamplingParams:
+        """How a probe that has said so many tokens goes on: greedily, up to the brace that closes its box."""
+        return SamplingParams(
+            max_new_tokens=self.max_answer_tokens - num_tokens,
+            temperature=0.0,
+            stop=("}",),
+            logprobs=logprobs or self.reads_probabilities,
+        )
 
     @property
     def closing_text(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hf_dynasor.answers import AnswerFormat, AnswerKey, canonicalise, extract_answer
+from hf_dynasor.answers import AnswerFormat, AnswerKey, canonicalise, extract_answer, find_answer
 from hf_dynasor.answers.elicitation import find_answer_end, is_closed_answer
 from hf_dynasor.certaindex.readings import Progress, Reading
 from hf_dynasor.core import Completion, FinishReason, Prompt, Segment, TokenIds
@@ -66,6 +66,14 @@ class ChainText:
         )
         self._grow(text, count)
         return piece
+
+    def find_stated(self, ending: FinishReason | None, format: AnswerFormat) -> str | None:
+        """The answer that the chain itself states; `ending` is how it ended, `None` where it has not."""
+        is_truncated = ending not in (FinishReason.EOS, FinishReason.STOP)
+        found = find_answer(
+            self.text.replace(self._think_end, "</think>"), format=format, is_truncated=is_truncated
+        )
+        return found.text if found else None
 
     def force(self, text: str) -> None:
         """Have the next request continue from a text that the model did not write; its tokens are counted then."""

@@ -33,7 +33,7 @@ class GrantAll:
         left = knob.maximum - (trace[-1].total if trace else 0)
         if left:
             return Decision(units=left)
-        words = f"the budget of {knob.maximum} {knob.unit} is spent"
+        words = f"the budget of {knob.describe(knob.maximum)} is spent"
         return Decision(units=0, stop_reason=StopReason.BUDGET, explanation=words)
 
 

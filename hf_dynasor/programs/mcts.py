@@ -8,19 +8,22 @@ with the highest reward (paper §1, §2).
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from hf_dynasor.answers import AnswerFormat
 from hf_dynasor.certaindex import mean_signal
-from hf_dynasor.core import Command, Completion, Prompt, SamplingParams
+from hf_dynasor.core import Command, Completion, Prompt
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.program import Flow
 from hf_dynasor.programs.nodes import Node, Place
 from hf_dynasor.programs.search_tree import SearchTree
-from hf_dynasor.programs.step_rewards import StepReward
-from hf_dynasor.programs.tree import STEP_DELIMITER, TREE_SAMPLING, TreeProgram
+from hf_dynasor.programs.tree import TreeProgram
+from hf_dynasor.programs.tree_options import TreeOptions
 
 FollowFlow: TypeAlias = Generator[tuple[Command, ...], Completion, dict[int, Node]]
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class MCTS(TreeProgram):
@@ -32,48 +35,29 @@ class MCTS(TreeProgram):
 
     Args:
         prompt: What every path continues.
-        budget: Most iterations.
-        sampling: How each step is decoded; `max_new_tokens` is the budget of a whole path.
-        reward: How steps are rated: a `StepReward`, or a name of `REWARDS`. It is also the prior of a step that was
-            not visited yet.
         num_children: Steps that are drawn at a node before the search goes on below it.
         exploration: Weight of the UCT bonus for steps that were visited seldom.
         has_rollouts: Whether an iteration follows its best new step to the end of a path; without, that step's reward
             is its value, and paths end only where the tree has grown to their ends.
         num_parallel: Iterations of a batch.
-        delimiter: Text that ends a step.
-        answer_format: How answers are found and told apart.
-        label: What people call it.
+        options: Those of `TreeProgram`.
     """
 
     name = "mcts"
+    unit = "iterations"
     preset = "mcts/gsm8k"
 
     def __init__(
         self,
         prompt: Prompt,
         *,
-        budget: int = 16,
-        sampling: SamplingParams = TREE_SAMPLING,
-        reward: StepReward | str = "likelihood",
         num_children: int = 2,
         exploration: float = 0.5,
         has_rollouts: bool = True,
         num_parallel: int = 4,
-        delimiter: str = STEP_DELIMITER,
-        answer_format: AnswerFormat = "auto",
-        label: str = "question",
+        **options: Unpack[TreeOptions],
     ) -> None:
-        super().__init__(
-            prompt,
-            budget=budget,
-            sampling=sampling,
-            reward=reward,
-            delimiter=delimiter,
-            answer_format=answer_format,
-            label=label,
-            unit="iterations",
-        )
+        super().__init__(prompt, **options)
         if num_parallel < 1:
             raise ConfigurationError(f"Got {num_parallel = } but expected at least 1.")
         self.has_rollouts = has_rollouts
@@ -83,7 +67,9 @@ class MCTS(TreeProgram):
     def execute(self, grant: int) -> Flow:
         """Run `grant` iterations, batch after batch."""
         units = self.take_units(grant)
-        for start in range(0, grant, self.num_parallel):
+        if self.is_greedy(units[0]):
+            yield from self._walk_greedily(units[0])
+        for start in range(self.is_greedy(units[0]), grant, self.num_parallel):
             yield from self._iterate(units[start : start + self.num_parallel])
         if self.has_rollouts:
             self.note_lost(units)
@@ -114,6 +100,14 @@ class MCTS(TreeProgram):
             self.tree.leave(pick)
             if unit in ends:
                 self.tree.back_up(ends[unit], _get_reward(ends[unit]))
+
+    def _walk_greedily(self, unit: int) -> Flow:
+        """The likeliest path, cut into steps of the tree, as an iteration of its own."""
+        place = Place(parent=self.root, unit=unit, is_whole=True, is_greedy=True)
+        (nodes,) = yield from self.grow([place])
+        if nodes:
+            end = self.tree.adopt(self.root, nodes)[-1]
+            self.tree.back_up(end, _get_reward(end))
 
     def _follow(self, best: dict[int, Node]) -> FollowFlow:
         """Follow unfinished steps to the ends of their paths; returns the ends."""

@@ -74,8 +74,10 @@ class Place:
         parent: The node that it continues.
         unit: Which unit of the knob it is spent on.
         is_whole: Whether it runs to the end of the path, and is cut into steps, in place of one step.
+        is_greedy: Whether it takes the likeliest token each time.
     """
 
     parent: Node
     unit: int
     is_whole: bool = False
+    is_greedy: bool = False

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from hf_dynasor.answers import AnswerFormat
-from hf_dynasor.core import Prompt, SamplingParams
+from hf_dynasor.core import Prompt
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.programs.nodes import Node, Place
-from hf_dynasor.programs.step_rewards import StepReward
-from hf_dynasor.programs.tree import STEP_DELIMITER, TREE_SAMPLING
+from hf_dynasor.programs.tree_options import TreeOptions
 from hf_dynasor.programs.width_program import WidthProgram
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Rebase(WidthProgram):
@@ -26,14 +28,9 @@ class Rebase(WidthProgram):
 
     Args:
         prompt: What every path continues.
-        budget: Most width.
-        sampling: How each step is decoded; `max_new_tokens` is the budget of a whole path.
-        reward: How steps are rated: a `StepReward`, or a name of `REWARDS`.
         reward_temperature: Of the softmax; near 0 the best partial solution takes all of the width, a large one
             shares evenly.
-        delimiter: Text that ends a step.
-        answer_format: How answers are found and told apart.
-        label: What people call it.
+        options: Those of `TreeProgram`.
 
     Examples:
         >>> from hf_dynasor.drivers import run
@@ -49,26 +46,9 @@ class Rebase(WidthProgram):
     preset = "rebase/math"
 
     def __init__(
-        self,
-        prompt: Prompt,
-        *,
-        budget: int = 16,
-        sampling: SamplingParams = TREE_SAMPLING,
-        reward: StepReward | str = "likelihood",
-        reward_temperature: float = 0.2,
-        delimiter: str = STEP_DELIMITER,
-        answer_format: AnswerFormat = "auto",
-        label: str = "question",
+        self, prompt: Prompt, *, reward_temperature: float = 0.2, **options: Unpack[TreeOptions]
     ) -> None:
-        super().__init__(
-            prompt,
-            budget=budget,
-            sampling=sampling,
-            reward=reward,
-            delimiter=delimiter,
-            answer_format=answer_format,
-            label=label,
-        )
+        super().__init__(prompt, **options)
         _check_temperature(reward_temperature)
         self.reward_temperature = reward_temperature
 

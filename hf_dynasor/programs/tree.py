@@ -32,19 +32,14 @@ from hf_dynasor.core import (
     SamplingParams,
     Score,
 )
-from hf_dynasor.errors import ConfigurationError, ProgramError
+from hf_dynasor.errors import ProgramError
 from hf_dynasor.grants import Knob
 from hf_dynasor.paths import PathRecord
 from hf_dynasor.program import Flow, ReasoningProgram, derive_seed
 from hf_dynasor.programs.nodes import Node, Place
 from hf_dynasor.programs.pieces import Piece, read_piece
 from hf_dynasor.programs.step_rewards import StepReward, choose_reward
-
-STEP_DELIMITER = "\n\n"
-"""A blank line: how most reasoning models, the embedded one too, separate their steps."""
-
-TREE_SAMPLING = SamplingParams(max_new_tokens=512, temperature=1.0)
-
+from hf_dynasor.programs.tree_options import STEP_DELIMITER, TREE_SAMPLING, check_sampling
 
 Wave: TypeAlias = Generator[tuple[Command, ...], Completion, list[tuple[Node, ...]]]
 """What `grow` is: it returns, for each place, the nodes that grew there."""
@@ -60,32 +55,38 @@ class TreeProgram(ReasoningProgram):
             `seed` seeds the program, and each request gets its own from it.
         reward: How steps are rated: a `StepReward`, or a name of `REWARDS`.
         delimiter: Text that ends a step.
+        greedy_first: Whether the first unit is a whole path decoded at temperature 0, so that the likeliest chain is
+            always among those that are compared.
         answer_format: How answers are found and told apart.
         label: What people call it.
-        unit: The knob's unit.
+
+    Attributes:
+        unit: The knob's unit (of the class).
     """
 
+    unit: str
     signals = frozenset({"entropy", "agreement", "reward"})
 
     def __init__(
         self,
         prompt: Prompt,
         *,
-        budget: int,
-        sampling: SamplingParams,
-        reward: StepReward | str,
-        delimiter: str,
-        answer_format: AnswerFormat,
-        label: str,
-        unit: str,
+        budget: int = 16,
+        sampling: SamplingParams = TREE_SAMPLING,
+        reward: StepReward | str = "likelihood",
+        delimiter: str = STEP_DELIMITER,
+        greedy_first: bool = False,
+        answer_format: AnswerFormat = "auto",
+        label: str = "question",
     ) -> None:
-        super().__init__(label=label, knob=Knob(unit=unit, maximum=budget))
-        _check_sampling(sampling, delimiter, budget)
+        super().__init__(label=label, knob=Knob(unit=self.unit, maximum=budget))
+        check_sampling(sampling, delimiter, budget)
         check_format(answer_format)
         self.prompt = prompt
         self.sampling = sampling
         self.reward = choose_reward(reward)
         self.delimiter = delimiter
+        self.greedy_first = greedy_first
         self.answer_format = answer_format
         self.nodes: list[Node] = []
         self.root = Node(
@@ -153,6 +154,10 @@ class TreeProgram(ReasoningProgram):
         self._num_units += grant
         return units
 
+    def is_greedy(self, unit: int) -> bool:
+        """Whether a unit is spent on the one path that is decoded greedily."""
+        return self.greedy_first and unit == 0
+
     def note_lost(self, units: Sequence[int]) -> None:
         """Count the units of a grant that ended without a finished path: each stands alone in the certaindex."""
         self._num_lost += len(set(units) - {leaf.unit for leaf in self.leaves})
@@ -179,6 +184,7 @@ class TreeProgram(ReasoningProgram):
         sampling = replace(
             self.sampling,
             max_new_tokens=self.sampling.max_new_tokens - place.parent.num_path_tokens,
+            temperature=0.0 if place.is_greedy else self.sampling.temperature,
             stop=() if place.is_whole else (self.delimiter,),
             seed=derive_seed(self.sampling.seed, "step", *where),
             logprobs=self.sampling.logprobs or self.reward.is_free,
@@ -269,22 +275,3 @@ def _make_record(node: Node) -> PathRecord:
         finish_reason=node.finish_reason,
         is_terminal=node.is_terminal,
     )
-
-
-def _check_sampling(sampling: SamplingParams, delimiter: str, budget: int) -> None:
-    if not delimiter:
-        raise ConfigurationError("Got an empty step delimiter but expected a text, such as a blank line.")
-    if sampling.stop or sampling.stop_token_ids:
-        raise ConfigurationError(
-            f"Got {sampling.stop = } and {sampling.stop_token_ids = } for a tree, whose steps end at "
-            f"delimiter = {delimiter!r}. Expected neither."
-        )
-    if sampling.min_new_tokens:
-        raise ConfigurationError(
-            f"Got {sampling.min_new_tokens = } for a tree, whose steps may be short. Expected 0."
-        )
-    if sampling.temperature == 0 and budget > 1:
-        raise ConfigurationError(
-            f"Got {sampling.temperature = } with {budget = }: the steps of a greedy tree are all the same. "
-            "Expected a temperature above 0, such as 1, or a budget of 1."
-        )

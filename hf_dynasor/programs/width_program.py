@@ -6,11 +6,8 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from hf_dynasor.answers import AnswerFormat
-from hf_dynasor.core import Prompt, SamplingParams
 from hf_dynasor.program import Flow
 from hf_dynasor.programs.nodes import Node, Place
-from hf_dynasor.programs.step_rewards import StepReward
 from hf_dynasor.programs.tree import TreeProgram
 
 
@@ -20,27 +17,7 @@ class WidthProgram(TreeProgram):
     Subclasses say who gets the width of the next wave. Arguments are those of `TreeProgram`.
     """
 
-    def __init__(
-        self,
-        prompt: Prompt,
-        *,
-        budget: int,
-        sampling: SamplingParams,
-        reward: StepReward | str,
-        delimiter: str,
-        answer_format: AnswerFormat,
-        label: str,
-    ) -> None:
-        super().__init__(
-            prompt,
-            budget=budget,
-            sampling=sampling,
-            reward=reward,
-            delimiter=delimiter,
-            answer_format=answer_format,
-            label=label,
-            unit="width",
-        )
+    unit = "width"
 
     @abstractmethod
     def share_out(self, live: Sequence[Node], free: Sequence[int]) -> list[Place]:
@@ -52,10 +29,13 @@ class WidthProgram(TreeProgram):
         Every wave makes each path longer by at least one token, and a path has a budget of tokens, so it ends.
         """
         units = self.take_units(grant)
-        places = [Place(parent=self.root, unit=unit) for unit in units]
+        places = [
+            Place(parent=self.root, unit=unit, is_whole=self.is_greedy(unit), is_greedy=self.is_greedy(unit))
+            for unit in units
+        ]
         while places:
             sprouts = yield from self.grow(places)
-            live = [node for nodes in sprouts for node in nodes if not node.is_terminal]
+            live = [nodes[-1] for nodes in sprouts if nodes and not nodes[-1].is_terminal]
             held = {leaf.unit for leaf in self.leaves}
             free = [unit for unit in units if unit not in held]
             places = self.share_out(live, free) if live and free else []

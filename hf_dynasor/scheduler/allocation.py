@@ -130,7 +130,7 @@ class Length:
             return grant_some(knob, trace, self.detect_at)
         num_tokens = trace[-1].usage.net_tokens
         if trace[-1].total < knob.maximum and num_tokens > self.max_tokens:
-            words = f"{num_tokens} tokens > {self.max_tokens} at {trace[-1].total} {knob.unit}"
+            words = f"{num_tokens} tokens > {self.max_tokens} at {knob.describe(trace[-1].total)}"
             return Decision(units=0, stop_reason=StopReason.LENGTH, explanation=words)
         return grant_rest(knob, trace)
 

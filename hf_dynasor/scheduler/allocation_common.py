@@ -19,7 +19,7 @@ def grant_some(knob: Knob, trace: Sequence[GrantRecord], units: int, why_not_ear
     left = knob.maximum - (trace[-1].total if trace else 0)
     if left > 0:
         return Decision(units=min(units, left))
-    words = f"the budget of {knob.maximum} {knob.unit} is spent"
+    words = f"the budget of {knob.describe(knob.maximum)} is spent"
     words = f"{words}; {why_not_earlier}" if why_not_earlier else words
     return Decision(units=0, stop_reason=StopReason.BUDGET, explanation=words)
 
@@ -48,13 +48,13 @@ def judge_hopeless(knob: Knob, record: GrantRecord, give_up: Thresholds | None) 
     if not all(name in signals and signals[name] < limit for name, limit in limits.items()):
         return None
     words = ", ".join(f"{name} {signals[name]:.2f} < {limit:.2f}" for name, limit in limits.items())
-    words = f"{words} at {record.total} {knob.unit}: more would hardly help"
+    words = f"{words} at {knob.describe(record.total)}: more would hardly help"
     return Decision(units=0, stop_reason=StopReason.HOPELESS, explanation=words)
 
 
 def describe_reading(knob: Knob, record: GrantRecord, thresholds: Thresholds) -> str:
     """A reading in words, such as `entropy 1.00 > 0.70 at 5 samples`."""
-    return f"{thresholds.describe(record.certaindex)} at {record.total} {knob.unit}"
+    return f"{thresholds.describe(record.certaindex)} at {knob.describe(record.total)}"
 
 
 def check_units(name: str, units: object, *, least: int = 1) -> None:

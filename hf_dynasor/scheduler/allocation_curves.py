@@ -128,7 +128,7 @@ def _read(points: Curve, signal: str, certaindex: Certaindex, maximum: int) -> i
 def _end(knob: Knob, trace: Sequence[GrantRecord], signal: str, record: GrantRecord, needed: int) -> Decision:
     value = record.certaindex.signals.get(signal)
     read = f"{signal} {value:.2f}" if value is not None else f"{signal} not known"
-    words = f"{read} at {record.total} {knob.unit} asks for {needed}"
+    words = f"{read} at {knob.describe(record.total)} asks for {needed}"
     if trace[-1].total >= knob.maximum:
         return grant_some(knob, trace, 1, words)
     return stop_certain(words)

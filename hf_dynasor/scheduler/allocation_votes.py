@@ -58,7 +58,7 @@ class AdaptiveConsistency:
             confidence = self._read(sizes)
             if confidence > self.confidence:
                 words = f"leader {_name_votes(sizes)} with confidence {confidence:.3f}"
-                return stop_certain(f"{words} > {self.confidence:g} at {trace[-1].total} {knob.unit}")
+                return stop_certain(f"{words} > {self.confidence:g} at {knob.describe(trace[-1].total)}")
         return grant_some(knob, trace, self.every)
 
     def _read(self, sizes: tuple[int, ...]) -> float:
@@ -90,7 +90,9 @@ class ConsistentWindow:
             _count_votes(self.name, trace[-1])
             newest = trace[-1].groups[len(trace[-2].groups) if len(trace) > 1 else 0 :]
             if len(newest) == trace[-1].units and len(set(newest)) == 1:
-                return stop_certain(f"{len(newest)} of {len(newest)} agree at {trace[-1].total} {knob.unit}")
+                return stop_certain(
+                    f"{len(newest)} of {len(newest)} agree at {knob.describe(trace[-1].total)}"
+                )
         return grant_some(knob, trace, self.window)
 
 
@@ -144,7 +146,7 @@ class VoteForecast:
         chance = race.forecast_change(left, self.prior)
         if chance <= self.risk and race.leader >= _FEWEST_VOTES:
             words = f"leader {_name_votes(sizes)}: {left} more change it with probability {chance:.3f}"
-            return stop_certain(f"{words} <= {self.risk:g} at {total} {knob.unit}")
+            return stop_certain(f"{words} <= {self.risk:g} at {knob.describe(total)}")
         if total >= self.give_up_at and (denial := judge_hopeless(knob, trace[-1], self.give_up)):
             return denial
         if self.max_grants is not None and len(trace) >= self.max_grants - 1:

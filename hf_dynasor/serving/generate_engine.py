@@ -99,6 +99,11 @@ class _Worker:
         self.num_steps = self.num_tokens_drawn = 0
         self.thread = threading.Thread(target=self._run, name=ledger.name, daemon=True)
 
+    @property
+    def capacity(self) -> int | None:
+        """None besides the context."""
+        return None
+
     def check_fits(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
         """Every prompt that fits the model's context runs: the cache grows as needed."""
 

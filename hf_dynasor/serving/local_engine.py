@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from hf_dynasor.core import FinishReason, Generate, Request, RequestKey, Score
+from hf_dynasor.core import FinishReason, Generate, Prompt, Request, RequestKey, Score
 from hf_dynasor.engine import Ability, Sink, check_abilities
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.serving.loading import LoadedModel
@@ -30,6 +30,11 @@ class Backend(Protocol):
 
     num_steps: int
     num_tokens_drawn: int
+
+    @property
+    def capacity(self) -> int | None:
+        """Most tokens of one request, its prompt included; `None` where only the context limits it."""
+        ...
 
     def check_fits(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
         """Raise `ConfigurationError` if a request could never run."""
@@ -95,6 +100,12 @@ class LocalEngine:
     def progress(self) -> int:
         """Forwards since the engine began, each part of a prompt and batch of scores included; see `ReportsProgress`."""
         return self._backend.num_steps + (self.scores.num_batches if self.scores is not None else 0)
+
+    def count_room(self, prompt: Prompt) -> int | None:
+        """Tokens that the model's context and the engine's cache leave behind a prompt; see `MeasuresRoom`."""
+        limits = (self.loaded.max_context, self._backend.capacity)
+        known = [limit for limit in limits if limit is not None]
+        return max(0, min(known) - len(self._encoder.encode(prompt))) if known else None
 
     def submit(self, requests: Sequence[Request], sink: Sink) -> None:
         """Take requests, all or none; see `Engine.submit`."""

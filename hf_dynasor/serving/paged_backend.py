@@ -37,6 +37,11 @@ class PagedBackend:
         self._is_stopping = False
         self.num_steps = self.num_tokens_drawn = 0
 
+    @property
+    def capacity(self) -> int | None:
+        """Tokens that the whole cache holds."""
+        return self.loop.capacity
+
     def check_fits(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
         """Raise `ConfigurationError` for a request that is larger than the whole cache."""
         total = num_prompt_tokens + max_new_tokens

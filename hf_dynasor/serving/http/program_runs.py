@@ -9,9 +9,9 @@ from typing import Any
 
 from hf_dynasor.answers import extract_answer
 from hf_dynasor.clock import Clock
-from hf_dynasor.core import Completion, Event, Generate, Request, RequestKey, TokenDelta
+from hf_dynasor.core import Completion, Event, Generate, Prompt, Request, RequestKey, TokenDelta
 from hf_dynasor.drivers import arun
-from hf_dynasor.engine import Ability, Engine, Sink
+from hf_dynasor.engine import Ability, Engine, MeasuresRoom, Sink
 from hf_dynasor.grants import AllocationPolicy, Answer, GrantRecord
 from hf_dynasor.paths import PathRecord
 from hf_dynasor.program import ReasoningProgram
@@ -44,6 +44,10 @@ class WatchedEngine:
     def progress(self) -> int:
         """The engine's own, where it reports any."""
         return int(getattr(self._engine, "progress", 0))
+
+    def count_room(self, prompt: Prompt) -> int | None:
+        """The engine's own, where it tells any."""
+        return self._engine.count_room(prompt) if isinstance(self._engine, MeasuresRoom) else None
 
     def submit(self, requests: Sequence[Request], sink: Sink) -> None:
         """Submit; events pass by `notice`."""

@@ -6,8 +6,8 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from hf_dynasor.core import Request, RequestKey
-from hf_dynasor.engine import Ability, Engine, Sink
+from hf_dynasor.core import Prompt, Request, RequestKey
+from hf_dynasor.engine import Ability, Engine, MeasuresRoom, Sink
 from hf_dynasor.errors import ConfigurationError, EngineError
 from hf_dynasor.program_plan import ProgramPlan, SchedulesPrograms
 
@@ -76,6 +76,10 @@ class SupervisedEngine:
     def num_in_flight(self) -> int:
         """The engine's own, where it reports it."""
         return int(getattr(self._engine, "num_in_flight", 0))
+
+    def count_room(self, prompt: Prompt) -> int | None:
+        """The engine's own, where it tells any."""
+        return self._engine.count_room(prompt) if isinstance(self._engine, MeasuresRoom) else None
 
     def submit(self, requests: Sequence[Request], sink: Sink) -> None:
         """Submit to the engine that works now.
