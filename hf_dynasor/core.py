@@ -314,7 +314,8 @@ class Completion:
     Args:
         key: The request.
         text: Generated text, special tokens of the turn's end left out, cut before a stop string.
-        token_ids: Every token that was generated, EOS and the tokens of a stop string included.
+        token_ids: Every token that was generated, EOS and the tokens of a stop string included; empty where a server
+            does not tell them.
         finish_reason: Why it ended.
         usage: Its tokens.
         logprobs: Natural-log probability of each of `token_ids`, where asked for.
@@ -341,11 +342,13 @@ class Completion:
             raise ConfigurationError(
                 f"Got {self.finish_reason = } with {self.error = }: failures, and only they, carry one."
             )
+        # A server may tell the probabilities of tokens and their places in the text, but not their ids.
+        count = len(self.token_ids) or len(self.offsets or ())
         for name in ("logprobs", "top_logprobs", "offsets"):
             values = getattr(self, name)
-            if values is not None and len(values) != len(self.token_ids):
+            if values is not None and len(values) != count:
                 raise ConfigurationError(
-                    f"Got {len(values)} {name} for {len(self.token_ids)} tokens but expected one each."
+                    f"Got {len(values)} {name} for {count} tokens but expected one each."
                 )
 
 

@@ -201,6 +201,11 @@ class Ledger:
         self.settle(track, reason)
         return True
 
+    def tell(self, track: InFlight, event: Event) -> None:
+        """Pass a part of a request's answer on, unless the request is over."""
+        if not track.is_settled:
+            _deliver(track, event)
+
     def settle(self, track: InFlight, reason: FinishReason, error: str | None = None) -> None:
         """Report the end of a request, once."""
         with self._lock:

@@ -182,11 +182,18 @@ def _shape_choice(run: CompletionRun, choice: Choice) -> dict[str, Any]:
         "index": choice.index,
         "text": run.echoes[place] + choice.content,
         "finish_reason": shapes.name_finish(choice.completion),
+        "stop_reason": _name_stop(run, choice),
         "logprobs": _shape_logprobs(run, place, choice),
     }
     if run.body.return_token_ids:
         row |= {"token_ids": list(choice.token_ids), "prompt_token_ids": list(run.prompts[place])}
     return row
+
+
+def _name_stop(run: CompletionRun, choice: Choice) -> str | int | None:
+    body = run.body
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    return shapes.name_stop(choice.completion, stop, body.stop_token_ids or [], run.state.model.tokenizer)
 
 
 def _shape_echo(run: CompletionRun, place: int) -> dict[str, Any]:
@@ -246,10 +253,15 @@ async def _stream(run: CompletionRun, updates: AsyncIterator[Update]) -> AsyncGe
 def _shape_update(run: CompletionRun, update: Update) -> dict[str, Any] | None:
     choice, piece = update.choice, update.piece
     assert choice is not None
-    if not (update.split.content or choice.is_done or (piece.token_ids and run.body.logprobs is not None)):
+    wants_tokens = run.body.logprobs is not None or run.body.return_token_ids  # also those without a text
+    if not (update.split.content or choice.is_done or (piece.token_ids and wants_tokens)):
         return None
     row = _shape_piece(choice, update.split.content)
-    row["finish_reason"] = shapes.name_finish(choice.completion) if choice.is_done else None
+    if choice.is_done:
+        row |= {
+            "finish_reason": shapes.name_finish(choice.completion),
+            "stop_reason": _name_stop(run, choice),
+        }
     if run.body.logprobs is not None and piece.logprobs:
         offset = len(choice.content) - len(update.split.content)
         row["logprobs"] = shapes.shape_text_logprobs(

@@ -21,6 +21,21 @@ def name_finish(completion: Completion) -> str:
     return _FINISH[completion.finish_reason]
 
 
+def name_stop(
+    completion: Completion, stop: Sequence[str], stop_token_ids: Sequence[int], tokenizer: Any
+) -> str | int | None:
+    """vLLM's `stop_reason`: the stop string or token id that ended a choice; `None` where it ended otherwise."""
+    if completion.finish_reason is not FinishReason.STOP:
+        return None
+    if completion.token_ids and completion.token_ids[-1] in stop_token_ids:
+        return completion.token_ids[-1]
+    if len(stop) <= 1:
+        return next(iter(stop), None)
+    text = str(tokenizer.decode(list(completion.token_ids), skip_special_tokens=False))
+    found = [(place, item) for item in stop if (place := text.find(item)) >= 0]
+    return min(found)[1] if found else stop[0]
+
+
 def shape_usage(
     usage: Usage, *, num_prompt: int, num_reasoning: int = 0, num_saved: int | None = None
 ) -> dict[str, Any]:

@@ -1,0 +1,19 @@
+"""Programs over a server that runs the model: the engine, its dialects, its retries, remote rewards."""
+
+from hf_dynasor.serving.remote.address import API_KEY_VARIABLES, Address, is_url, read_address
+from hf_dynasor.serving.remote.dialects import DIALECTS, Dialect
+from hf_dynasor.serving.remote.engine import RemoteEngine
+from hf_dynasor.serving.remote.exchange import Bounds
+from hf_dynasor.serving.remote.retries import RetryPolicy
+
+__all__ = [
+    "API_KEY_VARIABLES",
+    "DIALECTS",
+    "Address",
+    "Bounds",
+    "Dialect",
+    "RemoteEngine",
+    "RetryPolicy",
+    "is_url",
+    "read_address",
+]

@@ -1,0 +1,79 @@
+"""What a remote engine is made of, chosen once: whose tokenizer, which form of prompts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from hf_dynasor.errors import ConfigurationError, MissingExtraError, ModelLoadError
+from hf_dynasor.serving.loading import LoadedModel
+from hf_dynasor.serving.remote.probing import Found
+from hf_dynasor.serving.remote.prompts import LocalWriter, PlainWriter, PromptWriter, ServerWriter
+from hf_dynasor.serving.remote.weightless import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+TokenizerSource = str | Path | LoadedModel | None
+
+
+def find_tokenizer(asked: TokenizerSource, found: Found) -> LoadedModel | None:
+    """The tokenizer that was asked for.
+
+    Args:
+        asked: Where it is; `auto` looks for the server's own name of the model, unless the server encodes by itself;
+            `None` does without.
+        found: What the server is.
+
+    Raises:
+        ModelLoadError: The one that was named is not there.
+    """
+    if asked is None or isinstance(asked, LoadedModel):
+        return asked
+    if asked != "auto":
+        return load_tokenizer(asked)
+    return None if _encodes_itself(found) else find_by_name(found)
+
+
+def find_by_name(found: Found) -> LoadedModel | None:
+    """The tokenizer that goes by the name under which the server loaded the model; none where there is none."""
+    for name in dict.fromkeys((found.root, found.model)):
+        try:
+            return load_tokenizer(name)
+        except (ModelLoadError, MissingExtraError) as error:
+            logger.info("No tokenizer by the server's name %r: %s", name, error)
+    return None
+
+
+def choose_writer(
+    loaded: LoadedModel | None, found: Found, engine_name: str, *, asked: TokenizerSource
+) -> PromptWriter:
+    """What writes prompts for a server.
+
+    Raises:
+        ConfigurationError: The server's ids were asked for in vain.
+    """
+    if loaded is not None:
+        return LocalWriter(loaded, found.dialect)
+    if asked == "auto" and _encodes_itself(found):
+        return ServerWriter()
+    return PlainWriter(found.dialect, engine_name)
+
+
+def check_tokenizer(engine_name: str, loaded: LoadedModel | None) -> LoadedModel:
+    """The tokenizer, for what cannot do without.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if loaded is None:
+        raise ConfigurationError(
+            f"{engine_name} runs without a tokenizer here, which this needs. Name the model's: tokenizer= "
+            "(--tokenizer), a hub name, a folder or a .gguf file."
+        )
+    return loaded
+
+
+def _encodes_itself(found: Found) -> bool:
+    """Whether the server has `/tokenize` in a shape that is known; one that documents its routes must list it."""
+    is_listed = not found.routes or "/tokenize" in found.routes
+    return found.dialect.has_tokenize and found.dialect.takes_ids and is_listed
