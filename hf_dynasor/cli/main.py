@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hf_dynasor.cli import batches, calibrations, chat, commands, replays, serve, simulations
+from hf_dynasor.cli import batches, calibrations, chat, commands, replays, report, serve, simulations
 from hf_dynasor.cli.options import add_model_options, add_program_options, non_negative, positive, seconds
 from hf_dynasor.errors import EngineError, HFDynasorError
 
@@ -47,6 +47,7 @@ sequential tokens count the longest chain that had to wait for each other (waves
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, 2 for bad input, 1 where an engine died."""
     arguments = build_parser().parse_args(argv)
+    arguments.argv = list(sys.argv[1:] if argv is None else argv)
     if arguments.command is None:
         build_parser().print_help()
         return 0
@@ -82,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_chat(subparsers)
     _add_batch(subparsers)
     _add_simulate(subparsers)
+    _add_report(subparsers)
     return parser
 
 
@@ -180,6 +182,13 @@ def _add_simulate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser
     )
     simulations.add_simulate_options(parser, positive, seconds)
     parser.set_defaults(run=simulations.run_simulate)
+
+
+def _add_report(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add_command(
+        subparsers, "report", "accuracy against tokens of runs, as a page and a table", report.EPILOG
+    )
+    report.add_report_options(parser, positive)
 
 
 def _add_command(

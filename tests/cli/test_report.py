@@ -1,0 +1,76 @@
+"""`hf-dynasor report`: runs in, a page out; `--on` from nothing to a page."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hf_dynasor.cli import report as reports
+from hf_dynasor.cli.main import main
+from hf_dynasor.errors import ConfigurationError
+from tests.evaluation.report_kit import write_votes
+
+
+def test_runs_become_a_page_a_table_and_figures(tmp_path, capsys):
+    run = write_votes(tmp_path / "run", "11111111", "12111211", "22222222")
+    page, table, figures = (tmp_path / name for name in ("r.html", "r.md", "r.json"))
+    argv = ["report", str(run), "--output", str(page), "--markdown", str(table), "--json", str(figures)]
+    assert main([*argv, "--policies", "static:entropy=0.6,detect_at=4", "--budgets", "4", "8"]) == 0
+    assert "wrote" in capsys.readouterr().out
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert "--policies static:entropy=0.6,detect_at=4" in table.read_text(), "the command is told"
+    rows = json.loads(figures.read_text())["rows"]
+    assert {(row["policy"], row["budget"]) for row in rows} == {
+        ("even", 4),
+        ("even", 8),
+        ("static:entropy=0.6,detect_at=4", 4),
+        ("static:entropy=0.6,detect_at=4", 8),
+    }
+
+
+def test_nothing_to_read_and_nothing_to_run_is_an_error(capsys):
+    assert main(["report"]) == 2
+    assert "no --on" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_says_so(tmp_path, capsys):
+    run = write_votes(tmp_path / "run", "11", "12")
+    assert main(["report", str(run), "--output", str(tmp_path / "nowhere" / "r.html")]) == 2
+    assert "Choose a file in a folder that exists" in capsys.readouterr().err
+
+
+def test_one_command_makes_the_runs_and_the_page_and_goes_on_where_it_was(tmp_path, capsys):
+    argv = [
+        "report",
+        "--on",
+        "embedded",
+        "--folder",
+        str(tmp_path / "runs"),
+        "--seeds",
+        "2",
+        "--budgets",
+        "1",
+        "4",
+    ]
+    argv += ["--programs", "self_consistency", "mcts", "--output", str(tmp_path / "r.html")]
+    argv += ["--json", str(tmp_path / "r.json")]
+    assert main([*argv, "--num-questions", "2"]) == 0
+    trace = tmp_path / "runs" / "embedded" / "self_consistency-4-seed0" / "trace.jsonl"
+    before = trace.read_text()
+    assert main([*argv, "--num-questions", "3"]) == 0
+    assert trace.read_text().startswith(before), "what was recorded is kept"
+    rows = json.loads((tmp_path / "r.json").read_text())["rows"]
+    assert {(row["program"], row["budget"]) for row in rows} == {
+        ("self_consistency", 1),
+        ("self_consistency", 4),
+        ("mcts", 4),
+    }
+    assert all((row["num_questions"], row["num_seeds"]) == (3, 2) for row in rows)
+    capsys.readouterr()
+
+
+def test_there_are_only_so_many_one_digit_sums():
+    assert len({question.id for question in reports.make_sums(81)}) == 81
+    with pytest.raises(ConfigurationError, match="81 one-digit sums"):
+        reports.make_sums(82)
