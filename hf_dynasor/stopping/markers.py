@@ -230,6 +230,11 @@ def _encode_marker(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 
 def _find_token(tokenizer: Any, text: str) -> int | None:
+    if hasattr(tokenizer, "convert_tokens_to_ids") and hasattr(tokenizer, "convert_ids_to_tokens"):
+        # `get_vocab` copies the whole vocabulary: milliseconds, for each request that is watched.
+        token_id = tokenizer.convert_tokens_to_ids(text)
+        is_there = isinstance(token_id, int) and tokenizer.convert_ids_to_tokens(token_id) == text
+        return token_id if is_there else None
     token_id = tokenizer.get_vocab().get(text)
     return int(token_id) if token_id is not None else None
 

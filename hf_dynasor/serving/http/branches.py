@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from hf_dynasor.core import (
     TopLogprobs,
 )
 from hf_dynasor.serving.text_stream import TextStream
+
 from hf_dynasor.stopping import StreamWatch, WatchSettings
 
 
@@ -91,6 +93,49 @@ class PlainBranch:
             top_logprobs=event.top_logprobs or (),
         )
         return piece, ()
+
+
+class SwitchedBranch:
+    """A streamed request whose thinking ends only if somebody throws its switch: plain until then.
+
+    Args:
+        plain: The request.
+        switch: What may be thrown.
+        watch: Makes the branch that takes over then, of the same request.
+    """
+
+    def __init__(self, plain: PlainBranch, switch: Switch, watch: Callable[[], WatchedBranch]) -> None:
+        self._plain, self._switch, self._watch = plain, switch, watch
+        self._watched: WatchedBranch | None = None
+        self._token_ids: list[int] = []
+        self._num_characters = 0
+
+    @property
+    def completion(self) -> Completion | None:
+        """How it ended, once it has."""
+        return self._plain.completion if self._watched is None else self._watched.completion
+
+    def start(self) -> tuple[Command, ...]:
+        """The request."""
+        return self._plain.start()
+
+    def receive(self, event: Event) -> tuple[Piece, tuple[Command, ...]]:
+        """As the plain branch; from the first token after the switch was thrown as the watched one."""
+        if self._watched is not None:
+            return self._watched.receive(event)
+        if self._switch.is_thrown and isinstance(event, TokenDelta):
+            return self._hand_over(event)
+        piece, commands = self._plain.receive(event)
+        self._token_ids += piece.token_ids
+        self._num_characters += len(piece.text)
+        return piece, commands
+
+    def _hand_over(self, delta: TokenDelta) -> tuple[Piece, tuple[Command, ...]]:
+        """The watch reads everything so far at once, and its text is that of the plain branch so far and more."""
+        self._watched = self._watch()
+        everything = TokenDelta(key=delta.key, text="", token_ids=(*self._token_ids, *delta.token_ids))
+        piece, commands = self._watched.receive(everything)
+        return Piece(text=piece.text[self._num_characters :], token_ids=delta.token_ids), commands
 
 
 class WatchedBranch:

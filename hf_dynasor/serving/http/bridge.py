@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from hf_dynasor.core import Cancel, Command, Completion, Event, Request, RequestKey
 from hf_dynasor.engine import Engine
 from hf_dynasor.errors import EngineTimeoutError, HFDynasorError
+
 from hf_dynasor.serving.http.errors import overloaded
 from hf_dynasor.serving.http.metrics import RequestLife
 
@@ -67,7 +68,8 @@ class Channel:
     def __init__(self, engine: Engine, pump: EventPump, life: RequestLife) -> None:
         self._engine, self._pump = engine, pump
         self.life = life
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: deque[Event] = deque()
+        self._waiter: asyncio.Future[None] | None = None
         self._in_flight: set[RequestKey] = set()
         self._is_closed = False
 
@@ -93,13 +95,34 @@ class Channel:
                 self._in_flight.difference_update(keys)
                 raise
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether the next event is there already."""
+        return bool(self._events)
+
     async def receive(self, silence_s: float) -> Event | None:
-        """The next event; `None` after `silence_s` seconds without one."""
+        """The next event; `None` after `silence_s` seconds without one. For one task at a time."""
+        if not self._events:
+            await self._wait(silence_s)
+        if self._events:
+            return self._events.popleft()
+        self._engine.check_health()
+        return None
+
+    async def _wait(self, silence_s: float) -> None:
+        """Until an event comes or the time is over; a bare future, as `wait_for` makes a task for each token."""
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(silence_s, self._wake)
         try:
-            return await asyncio.wait_for(self._events.get(), silence_s)
-        except asyncio.TimeoutError:
-            self._engine.check_health()
-            return None
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def close(self) -> None:
         """Cancel what is still in flight. Safe to call twice."""
@@ -118,7 +141,8 @@ class Channel:
         if isinstance(event, Completion):
             self._in_flight.discard(event.key)
         if not self._is_closed:
-            self._events.put_nowait(event)
+            self._events.append(event)
+            self._wake()
 
 
 class Admission:

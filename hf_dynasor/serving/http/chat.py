@@ -6,16 +6,17 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
-
 from hf_dynasor.core import RequestKey, SamplingParams
 from hf_dynasor.errors import ConfigurationError
+from starlette.responses import JSONResponse, Response
+
 from hf_dynasor.serving.http import params, shapes, sse, wire
-from hf_dynasor.serving.http.branches import Branch, PlainBranch, Switch, WatchedBranch
+from hf_dynasor.serving.http.branches import Branch, PlainBranch, Switch, SwitchedBranch, WatchedBranch
 from hf_dynasor.serving.http.errors import bad_request
 from hf_dynasor.serving.http.generation import Choice, Update, run_choices, sum_usage
-from hf_dynasor.serving.http.reasoning import ReasoningSplitter
+from hf_dynasor.serving.http.reasoning import ReasoningSplitter, Split
 from hf_dynasor.serving.http.state import ServerState, make_id
+from hf_dynasor.serving.http.streaming import StreamShape, stream_updates
 from hf_dynasor.stopping import RowThinking, StoppingRule, ThinkMarkers, WatchSettings
 
 
@@ -182,9 +183,11 @@ def _make_branch(
     body: wire.ChatRequest,
 ) -> Branch:
     key = RequestKey(program_id=name, request_id=f"choice-{index}")
+    plain = PlainBranch(key, prompt_ids, sampling, stream=bool(body.stream))
     if rule is None:
-        return PlainBranch(key, prompt_ids, sampling, stream=bool(body.stream))
-    try:
+        return plain
+
+    def watch() -> WatchedBranch:
         settings = WatchSettings(
             tokenizer=state.model.tokenizer,
             rule=rule,
@@ -192,6 +195,11 @@ def _make_branch(
             exit="answer",
         )
         return WatchedBranch(settings, key, prompt_ids, sampling)
+
+    if isinstance(rule, Switch):
+        return SwitchedBranch(plain, rule, watch)
+    try:
+        return watch()
     except ConfigurationError as error:
         raise bad_request(str(error), code="invalid_value") from None
 
@@ -228,31 +236,50 @@ def _shape_logprobs(run: ChatRun, choice: Choice, ids: Any, logprobs: Any, top: 
     return shapes.shape_chat_logprobs(run.state.model.tokenizer, ids, logprobs, top)
 
 
-async def _stream(run: ChatRun, updates: AsyncIterator[Update]) -> AsyncGenerator[str, None]:
-    options = run.body.stream_options
+def _stream(run: ChatRun, updates: AsyncIterator[Update]) -> AsyncGenerator[str, None]:
+    options, body = run.body.stream_options, run.body
     is_continuous = options is not None and options.continuous_usage_stats
-    await anext(updates)  # let in: what fails before is a plain error with its status
-    last_sent = run.state.clock.now()
-    for choice in run.choices:
-        yield sse.encode_event(_shape_chunk(run, choice, {"role": "assistant", "content": ""}))
-    async for update in updates:
-        if update.choice is None:
-            if run.state.clock.now() - last_sent >= run.state.settings.keep_alive_s:
-                last_sent = run.state.clock.now()
-                yield sse.KEEP_ALIVE
-            continue
-        for row in _list_chunks(run, update):
-            if is_continuous:
-                row["usage"] = run.shape_running_usage()
-            last_sent = run.state.clock.now()
-            yield sse.encode_event(row)
-    if options is not None and options.include_usage:
-        yield sse.encode_event(_shape_envelope(run, [], usage=run.shape_usage()))
+    is_plain = not (is_continuous or body.logprobs or body.return_token_ids)
+    texts = [_TextChunks(run, choice) for choice in run.choices]
+
+    def open_stream() -> list[str]:
+        role = {"role": "assistant", "content": ""}
+        return [sse.encode_event(_shape_chunk(run, choice, role)) for choice in run.choices]
+
+    def shape(update: Update) -> list[str]:
+        choice = update.choice
+        assert choice is not None
+        if is_plain and not choice.is_done:
+            return texts[choice.index].encode(update.split)
+        more = {"usage": run.shape_running_usage()} if is_continuous else {}
+        return [sse.encode_event(row | more) for row in _list_chunks(run, update, choice)]
+
+    def close_stream() -> list[str]:
+        if options is None or not options.include_usage:
+            return []
+        return [sse.encode_event(_shape_envelope(run, [], usage=run.shape_usage()))]
+
+    shaped = StreamShape(opening=open_stream, each=shape, closing=close_stream)
+    return stream_updates(run.state, updates, shaped)
 
 
-def _list_chunks(run: ChatRun, update: Update) -> list[dict[str, Any]]:
-    choice, piece, split = update.choice, update.piece, update.split
-    assert choice is not None
+class _TextChunks:
+    """Chunks of a choice that hold text and nothing else: nearly all of them."""
+
+    def __init__(self, run: ChatRun, choice: Choice) -> None:
+        self._content, self._reasoning = (
+            sse.TextEvents(_shape_chunk(run, choice, {name: ""}), ("choices", 0, "delta", name))
+            for name in ("content", "reasoning_content")
+        )
+
+    def encode(self, split: Split) -> list[str]:
+        """No event where there is no text."""
+        events = [self._reasoning.encode(split.reasoning)] if split.reasoning else []
+        return [*events, self._content.encode(split.content)] if split.content else events
+
+
+def _list_chunks(run: ChatRun, update: Update, choice: Choice) -> list[dict[str, Any]]:
+    piece, split = update.piece, update.split
     delta: dict[str, Any] = {}
     if split.reasoning:
         delta["reasoning_content"] = split.reasoning

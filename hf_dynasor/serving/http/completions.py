@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
-
 from hf_dynasor.core import RequestKey, SamplingParams
 from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.serving.prompt_logprobs import PromptLogprobs, read_prompt_logprobs, split_prompts
+from starlette.responses import JSONResponse, Response
+
 from hf_dynasor.serving.http import params, shapes, sse, wire
 from hf_dynasor.serving.http.branches import Branch, PlainBranch, WatchedBranch
 from hf_dynasor.serving.http.bridge import check_time
@@ -20,7 +21,7 @@ from hf_dynasor.serving.http.errors import bad_request
 from hf_dynasor.serving.http.generation import Choice, Update, run_choices, sum_usage
 from hf_dynasor.serving.http.reasoning import ReasoningSplitter
 from hf_dynasor.serving.http.state import ServerState, make_id
-from hf_dynasor.serving.prompt_logprobs import PromptLogprobs, read_prompt_logprobs, split_prompts
+from hf_dynasor.serving.http.streaming import StreamShape, stream_updates
 from hf_dynasor.stopping import Phase, StoppingRule, WatchSettings
 
 
@@ -222,32 +223,40 @@ def _shape_logprobs(run: CompletionRun, place: int, choice: Choice | None) -> di
     return shapes.shape_text_logprobs(run.state.model.tokenizer, ids, logprobs, top)
 
 
-async def _stream(run: CompletionRun, updates: AsyncIterator[Update]) -> AsyncGenerator[str, None]:
-    options = run.body.stream_options
+def _stream(run: CompletionRun, updates: AsyncIterator[Update]) -> AsyncGenerator[str, None]:
+    options, body = run.body.stream_options, run.body
     is_continuous = options is not None and options.continuous_usage_stats
-    await anext(updates, None)  # let in: what fails before is a plain error with its status
-    last_sent = run.state.clock.now()
-    num_sent = 0
-    for choice in run.choices:
-        if run.body.echo:
-            yield sse.encode_event(
-                _shape_envelope(run, [_shape_piece(choice, run.echoes[choice.index // run.body.n])])
-            )
-    async for update in updates:
-        if update.choice is None:
-            if run.state.clock.now() - last_sent >= run.state.settings.keep_alive_s:
-                last_sent = run.state.clock.now()
-                yield sse.KEEP_ALIVE
-            continue
-        num_sent += len(update.piece.token_ids)
+    is_plain = not is_continuous and body.logprobs is None and not body.return_token_ids
+    texts = [
+        sse.TextEvents(_shape_envelope(run, [_shape_piece(choice, "")]), ("choices", 0, "text"))
+        for choice in run.choices
+    ]
+
+    def open_stream() -> list[str]:
+        if not body.echo:
+            return []
+        return [texts[choice.index].encode(run.echoes[choice.index // body.n]) for choice in run.choices]
+
+    def shape(update: Update) -> list[str]:
+        choice = update.choice
+        assert choice is not None
+        if is_plain and not choice.is_done:
+            content = update.split.content
+            return [texts[choice.index].encode(content)] if content else []
         row = _shape_update(run, update)
-        if row is not None:
-            if is_continuous:
-                row["usage"] = _shape_running_usage(run, num_sent)
-            last_sent = run.state.clock.now()
-            yield sse.encode_event(row)
-    if options is not None and options.include_usage:
-        yield sse.encode_event(_shape_envelope(run, [], usage=run.shape_usage()))
+        if row is None:
+            return []
+        if is_continuous:
+            row["usage"] = _shape_running_usage(run)
+        return [sse.encode_event(row)]
+
+    def close_stream() -> list[str]:
+        if options is None or not options.include_usage:
+            return []
+        return [sse.encode_event(_shape_envelope(run, [], usage=run.shape_usage()))]
+
+    shaped = StreamShape(opening=open_stream, each=shape, closing=close_stream)
+    return stream_updates(run.state, updates, shaped)
 
 
 def _shape_update(run: CompletionRun, update: Update) -> dict[str, Any] | None:
@@ -276,8 +285,8 @@ def _shape_piece(choice: Choice, text: str) -> dict[str, Any]:
     return {"index": choice.index, "text": text, "finish_reason": None, "logprobs": None}
 
 
-def _shape_running_usage(run: CompletionRun, num_sent: int) -> dict[str, Any]:
-    prompt = sum(map(len, run.prompts))
+def _shape_running_usage(run: CompletionRun) -> dict[str, Any]:
+    prompt, num_sent = sum(map(len, run.prompts)), sum(len(choice.token_ids) for choice in run.choices)
     return {"prompt_tokens": prompt, "completion_tokens": num_sent, "total_tokens": prompt + num_sent}
 
 

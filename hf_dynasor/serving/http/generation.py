@@ -9,6 +9,7 @@ from typing import Any
 from hf_dynasor.clock import Clock
 from hf_dynasor.core import Command, Completion, FinishReason, RequestKey, TopLogprobs, Usage
 from hf_dynasor.errors import EngineError
+
 from hf_dynasor.serving.http.branches import Branch, Piece
 from hf_dynasor.serving.http.bridge import Channel, check_time
 from hf_dynasor.serving.http.reasoning import ReasoningSplitter, Split
@@ -68,11 +69,15 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What came: a piece of a choice with its text told apart, or silence (no choice)."""
+    """What came: a piece of a choice with its text told apart, or silence (no choice).
+
+    `has_more` tells that the next update is there already, so that a stream may write both at once.
+    """
 
     choice: Choice | None
     piece: Piece = field(default_factory=Piece)
     split: Split = field(default_factory=Split)
+    has_more: bool = False
 
 
 async def run_choices(
@@ -103,6 +108,7 @@ async def run_choices(
             continue
         choice = owners[event.key]
         if choice.is_done:  # a probe that was cancelled with its choice
+            yield Update(None)
             continue
         piece, commands = _receive(choice, event)
         if commands:
@@ -110,7 +116,7 @@ async def run_choices(
         channel.life.note_tokens(choice.index, len(piece.token_ids))
         if choice.is_done:
             left.discard(choice)
-        yield Update(choice, piece, choice.take(piece))
+        yield Update(choice, piece, choice.take(piece), has_more=channel.has_waiting)
     channel.life.finish(sum_usage(choices), [name_finish(choice.completion) for choice in choices])
 
 
