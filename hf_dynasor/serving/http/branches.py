@@ -20,7 +20,6 @@ from hf_dynasor.core import (
     TopLogprobs,
 )
 from hf_dynasor.serving.text_stream import TextStream
-
 from hf_dynasor.stopping import StreamWatch, WatchSettings
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from hf_dynasor.clock import Clock
 from hf_dynasor.core import Command, Completion, FinishReason, RequestKey, TopLogprobs, Usage
 from hf_dynasor.errors import EngineError
-
 from hf_dynasor.serving.http.branches import Branch, Piece
 from hf_dynasor.serving.http.bridge import Channel, check_time
 from hf_dynasor.serving.http.reasoning import ReasoningSplitter, Split

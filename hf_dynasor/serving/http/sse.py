@@ -6,10 +6,10 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from hf_dynasor.errors import HFDynasorError
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from hf_dynasor.errors import HFDynasorError
 from hf_dynasor.serving.http.errors import ApiError, translate
 
 _MARK = "\0text\0"
