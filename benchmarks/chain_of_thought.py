@@ -23,6 +23,7 @@ from hf_dynasor.embedded.problems import Problem, generate_problems
 from hf_dynasor.engine import Engine
 from hf_dynasor.evaluation import paired_difference, wilson_interval
 from hf_dynasor.program import ReasoningProgram, derive_seed
+from hf_dynasor.program_options import MIN_THINKING
 from hf_dynasor.programs import ChainConsistency, ChainOfThought, ChainSettings
 from hf_dynasor.scheduler import Even
 from hf_dynasor.serving import load_model, make_engine
@@ -38,6 +39,10 @@ CHAINS: Mapping[str, ChainSettings] = {
     "raw": ChainSettings(mode="plain"),
     "guided": ChainSettings(mode="guided", resume=RESUME),
     "cut": ChainSettings(mode="cut", rule=AnswerConsistency(window=3, interval=1), resume=RESUME),
+    "guided-late": ChainSettings(mode="guided", resume=RESUME, min_thinking=MIN_THINKING),
+    "cut-late": ChainSettings(
+        mode="cut", rule=AnswerConsistency(window=3, interval=1), resume=RESUME, min_thinking=MIN_THINKING
+    ),
     "probed-never": ChainSettings(interval=16, suffix="short"),
     "probed-consistency": ChainSettings(rule=CONSISTENCY, suffix="short"),
     "probed-boundary": ChainSettings(rule=BOUNDARY, suffix="short"),

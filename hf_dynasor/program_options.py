@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from hf_dynasor.certaindex.readings import StoppingRule
 from hf_dynasor.errors import ConfigurationError, name_unknown
@@ -12,17 +12,29 @@ from hf_dynasor.program import ReasoningProgram
 from hf_dynasor.programs.chain_settings import ChainSettings
 from hf_dynasor.snapshots import read_signature
 from hf_dynasor.stopping.consistency import EFFORTS, AnswerConsistency
-from hf_dynasor.stopping.rule_table import RULES, build_rule
-from hf_dynasor.stopping.rules import BoundaryConfidence
+from hf_dynasor.stopping.policy import DepthPolicy
+from hf_dynasor.stopping.rule_table import RULES, build_rule, rule_to_dict
 
 NO_RULE = "none"
+MIN_THINKING = 256
+"""Tokens that a guided chain thinks before it is made to answer, unless something else is named: a model that is asked
+after 32 may believe its first guess (docs/programs.md)."""
 _GIVEN_ANYWAY = frozenset({"self", "prompt", "budget", "sampling", "answer_format", "label", "settings"})
 _CHAIN_OPTIONS = tuple(item.name for item in fields(ChainSettings) if item.name != "answer_format")
 _UNREAD_BY_MODE: Mapping[str, tuple[str, ...]] = {
-    "plain": ("interval", "suffix", "guided_prompt", "resume", "max_answer_tokens", "exit", "closing"),
+    "plain": (
+        "interval",
+        "min_thinking",
+        "suffix",
+        "guided_prompt",
+        "resume",
+        "max_answer_tokens",
+        "exit",
+        "closing",
+    ),
     "guided": ("suffix", "exit", "closing"),
     "cut": ("suffix",),
-    "probed": ("guided_prompt", "resume"),
+    "probed": ("min_thinking", "guided_prompt", "resume"),
 }
 
 
@@ -72,13 +84,17 @@ def build_options(
     return {**own, "settings": build_chain_settings(**chain, answer_format=answer_format)}
 
 
-def build_chain_settings(*, rule: str | StoppingRule | None = None, **options: Any) -> ChainSettings:
-    """How a chain is read, with the rule that fits its mode where none is named.
+RuleOption: TypeAlias = str | StoppingRule | Mapping[str, Any]
+
+
+def build_chain_settings(*, rule: RuleOption | None = None, **options: Any) -> ChainSettings:
+    """How a chain is read, with the rule that fits its mode where none is named, and time to think before it is guided.
 
     Args:
-        rule: A rule; an effort of the paper (`mild` to `crazy`), a name in `RULES`, or `none`. By default `mid` for
-            a probed chain, and 3 equal answers for one that is cut.
-        options: Fields of `ChainSettings`.
+        rule: A rule; an effort of the paper (`mild` to `crazy`), a name in `RULES`, `none`, or a table with the `name`
+            of a rule and its `parameters`. By default `mid` for a probed chain, and 3 equal answers for one that is
+            cut.
+        options: Fields of `ChainSettings`. `min_thinking` is 256 for a chain that is guided or cut; 0 is the paper's.
 
     Raises:
         ConfigurationError: An option that a chain of this mode, rule or exit does not read, or a value that it refuses.
@@ -89,9 +105,11 @@ def build_chain_settings(*, rule: str | StoppingRule | None = None, **options: A
     """
     mode = options.get("mode", ChainSettings().mode)
     _refuse_unread(mode, options)
+    if mode in ("guided", "cut"):
+        options.setdefault("min_thinking", MIN_THINKING)
     chosen = _choose_rule(rule, mode, options.get("interval"))
-    if isinstance(chosen, BoundaryConfidence):
-        options.setdefault("delimiter", chosen.delimiter)
+    if isinstance(delimiter := getattr(chosen, "delimiter", None), str):
+        options.setdefault("delimiter", delimiter)
     return ChainSettings(rule=chosen, **options)
 
 
@@ -109,13 +127,37 @@ def _refuse_unread(mode: str, options: Mapping[str, Any]) -> None:
         )
 
 
-def _choose_rule(rule: str | StoppingRule | None, mode: str, interval: int | None) -> StoppingRule | None:
+def read_depth_policy(path: str) -> dict[str, Any]:
+    """The options of a chain of thought that a depth policy file comes to, ready for JSON.
+
+    Args:
+        path: A file that `hf-dynasor calibrate` wrote, or `DepthPolicy.save`.
+
+    Raises:
+        ConfigurationError: It cannot be read, or its exit is one that a chain does not have.
+    """
+    policy = DepthPolicy.from_file(path)
+    if policy.exit == "stop":
+        raise ConfigurationError(
+            f"Got the exit 'stop' in {path}, which leaves a chain without an answer. Expected 'answer' or 'paste'."
+        )
+    options: dict[str, Any] = {"rule": rule_to_dict(policy.rule)}
+    if policy.suffix is not None:
+        options["suffix"] = policy.suffix
+    if policy.exit == "answer":
+        return options | {"exit": "answer", "closing": policy.closing}
+    return options | {"exit": "probe"}
+
+
+def _choose_rule(rule: RuleOption | None, mode: str, interval: int | None) -> StoppingRule | None:
     if rule is None:
         if (
             mode == "cut"
         ):  # the chain itself is read every `interval` tokens, and the rule hears of each reading
             return AnswerConsistency(window=3, interval=1)
         return _pace(EFFORTS["mid"], interval) if mode == "probed" else None
+    if isinstance(rule, Mapping):
+        return build_rule(rule.get("name", ""), rule.get("parameters"))
     if not isinstance(rule, str):
         return rule
     if rule == NO_RULE:

@@ -4,6 +4,7 @@ import pytest
 
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.program_options import build_chain_settings
+from hf_dynasor.programs import ChainSettings
 from hf_dynasor.recipe import Recipe
 from hf_dynasor.stopping import EFFORTS, AnswerConsistency, BoundaryConfidence
 
@@ -19,6 +20,14 @@ def test_a_chain_is_read_by_the_rule_that_fits_its_mode():
     assert build("chain_of_thought", mode="guided")[0].settings.rule is None
     assert build("chain_of_thought", rule="none")[0].settings.rule is None
     assert build("chain_of_thought", rule="crazy")[0].settings.rule == EFFORTS["crazy"]
+
+
+@pytest.mark.parametrize("mode", ["guided", "cut"])
+def test_a_chain_that_is_made_to_answer_thinks_first_unless_the_papers_way_is_named(mode):
+    assert build("chain_of_thought", mode=mode)[0].settings.min_thinking == 256
+    assert build("chain_of_thought", mode=mode, min_thinking=0)[0].settings.min_thinking == 0
+    assert build("chain_consistency", mode=mode)[0].settings.min_thinking == 256
+    assert ChainSettings(mode=mode).min_thinking == 0
 
 
 def test_a_rule_brings_its_own_delimiter():
@@ -54,6 +63,8 @@ def test_an_option_that_a_program_does_not_read_raises(program, options):
     [
         ("interval", {"mode": "plain", "interval": 16}),
         ("suffix", {"mode": "plain", "suffix": "short"}),
+        ("min_thinking", {"mode": "probed", "min_thinking": 64}),
+        ("min_thinking", {"mode": "plain", "min_thinking": 64}),
         ("exit", {"mode": "guided", "exit": "answer"}),
         ("suffix", {"mode": "cut", "suffix": "short"}),
         ("resume", {"resume": "Wait."}),

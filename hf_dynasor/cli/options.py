@@ -20,8 +20,8 @@ from hf_dynasor.recipe import PROMPT_FORMATS, Recipe
 from hf_dynasor.scheduler import POLICIES, SCHEDULING_POLICIES
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which model, and what runs it."""
+def add_model_options(parser: argparse.ArgumentParser, *, waits: bool = True) -> None:
+    """Which model, and what runs it; `waits` for a command that waits for samples itself."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model", default="embedded", help="hub name, local folder, FILE.gguf, or 'embedded' (default)"
@@ -39,9 +39,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    group.add_argument(
-        "--timeout", type=seconds, default=600.0, help="seconds to wait for a sample (default: 600)"
-    )
+    if waits:
+        group.add_argument(
+            "--timeout", type=seconds, default=600.0, help="seconds to wait for a sample (default: 600)"
+        )
     group.add_argument(
         "--reward-model",
         default="auto",
@@ -57,8 +58,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_program_options(parser: argparse.ArgumentParser) -> None:
-    """Which program, policy and sampling."""
+def add_program_options(parser: argparse.ArgumentParser, *, prints: bool = True) -> None:
+    """Which program, policy and sampling; `prints` for a command that prints answers."""
     group = parser.add_argument_group("program")
     group.add_argument("--program", default="self_consistency", help=f"one of: {', '.join(PROGRAMS)}")
     group.add_argument(
@@ -107,7 +108,8 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
     _add_vote_options(parser)
     _add_tree_options(parser)
     _add_chain_options(parser)
-    parser.add_argument("--json", action="store_true", help="print one line of JSON only")
+    if prints:
+        parser.add_argument("--json", action="store_true", help="print one line of JSON only")
 
 
 def _add_vote_options(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +156,11 @@ def _add_chain_options(parser: argparse.ArgumentParser) -> None:
         "boundary_confidence (default: mid; cut: 3 equal answers)",
     )
     group.add_argument("--interval", type=positive, help="thinking tokens between two readings")
+    group.add_argument(
+        "--min-thinking",
+        type=non_negative,
+        help="guided, cut: thinking tokens before the first forced answer (default: 256; the paper's: 0)",
+    )
     group.add_argument("--suffix", help=f"what a probe asks with: {', '.join(PROBE_SUFFIXES)}, or a text")
     group.add_argument("--resume", help="guided, cut: a text forced after each answer")
     group.add_argument("--exit", help=f"after a stop: {' or '.join(get_args(ChainExit))} (default: probe)")
@@ -161,7 +168,7 @@ def _add_chain_options(parser: argparse.ArgumentParser) -> None:
 
 
 _PROGRAM_OPTIONS = (
-    "vote", "stop_decided", "mode", "rule", "interval", "suffix", "resume", "exit", "closing",
+    "vote", "stop_decided", "mode", "rule", "interval", "min_thinking", "suffix", "resume", "exit", "closing",
     "reward", "delimiter", "greedy_first", "reward_temperature", "branching", "num_children", "exploration", "num_parallel",
     "has_rollouts",
 )  # fmt: skip

@@ -88,7 +88,7 @@ class ChainOfThought(ReasoningProgram):
         self.pieces: list[ChainPiece] = []
         self._chain = ChainText(prompt, settings.think_end)
         self._state = settings.start_rule()
-        self._next_at = settings.interval
+        self._next_at = max(settings.interval, settings.min_thinking)
         self._limit = self._spent = 0
         self._keys: list[AnswerKey | None] = []
         self._ending: FinishReason | None = None

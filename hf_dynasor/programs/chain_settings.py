@@ -77,6 +77,9 @@ class ChainSettings:
         rule: When a cut or probed chain stops; without one it is read every `interval` tokens and only a policy
             stops it. Where it is due is the rule's own affair in `"probed"`.
         interval: Thinking tokens between two readings, at least 1; 32 in the paper.
+        min_thinking: Thinking tokens before a guided or cut chain is first made to answer, 0 or more: what it writes
+            stays in the chain, and a model may believe an answer that came too early. 0 (the paper) begins after one
+            interval.
         suffix: What a probe asks with: a name in `PROBE_SUFFIXES`, or a text that opens a box; `{close}` stands
             for `think_end`.
         guided_prompt: What a guided chain is made to write; it must open a box.
@@ -98,6 +101,7 @@ class ChainSettings:
     mode: ChainMode = "probed"
     rule: StoppingRule | None = None
     interval: int = 32
+    min_thinking: int = 0
     suffix: str = "final_answer"
     guided_prompt: str = GUIDED_PROMPT
     resume: str = ""
@@ -117,6 +121,7 @@ class ChainSettings:
             if value not in known:
                 raise name_unknown(name, value, known)
         check_at_least("interval", self.interval, 1)
+        check_at_least("min_thinking", self.min_thinking, 0)
         check_at_least("max_answer_tokens", self.max_answer_tokens, 1)
         check_at_least("window", self.window, 2)
         check_format(self.answer_format)

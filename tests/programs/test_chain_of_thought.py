@@ -182,6 +182,20 @@ def test_a_policy_stops_a_chain_by_its_certaindex():
     assert (answer.text, answer.stop_reason, answer.units_spent) == ("5", StopReason.CERTAIN, 96)
 
 
+@settings(max_examples=25, deadline=None)
+@given(interval=st.integers(1, 40), min_thinking=st.integers(0, 120), mode=st.sampled_from(["guided", "cut"]))
+def test_no_answer_is_forced_before_the_least_thinking(interval, min_thinking, mode):
+    program, _ = solve(
+        CharEngine(), mode=mode, interval=interval, min_thinking=min_thinking, resume=" Wait.", budget=300
+    )
+    starts = [entry.num_tokens for entry in program.trace_entries]
+    plain, _ = solve(CharEngine(), mode="plain", budget=300)
+    first = max(interval, min_thinking)
+    assert starts, "300 tokens leave room for one answer"
+    assert program.text[:first] == plain.text[:first]
+    assert program.text[first:].startswith(program.settings.guided_prompt)
+
+
 def test_a_guided_chain_writes_its_answers_into_itself():
     engine = CharEngine(answers=lambda context: "9")
     program, answer = solve(engine, mode="guided", interval=32, budget=150)
