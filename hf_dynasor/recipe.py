@@ -14,7 +14,7 @@ from hf_dynasor.core import Chat, Message, Prompt, SamplingParams
 from hf_dynasor.errors import ConfigurationError, InputError, name_unknown
 from hf_dynasor.grants import AllocationPolicy
 from hf_dynasor.program import DEFAULT_INSTRUCTION, ReasoningProgram, derive_seed
-from hf_dynasor.program_options import build_options, default_budget
+from hf_dynasor.program_options import build_options, default_budget, read_depth_policy
 from hf_dynasor.programs import PROGRAMS
 from hf_dynasor.scheduler import POLICIES, list_read_signals, load_policy
 
@@ -35,8 +35,8 @@ class Recipe:
     Args:
         program: Name of a program in `hf_dynasor.programs.PROGRAMS`.
         policy: Name of a policy in `hf_dynasor.scheduler.POLICIES`, a policy, or a `FILE.json` that
-            `hf-dynasor calibrate` wrote, which is read once. By default `static`; `even` for
-            programs that read themselves while they run.
+            `hf-dynasor calibrate` wrote, which is read once; one of kind `depth` becomes the stopping rule of a chain
+            of thought. By default `static`; `even` for programs that read themselves while they run.
         budget: The knob's maximum (samples, tokens of a chain, ...); by default the program's own.
         preset: A row of the paper's Table 1, such as `sc/gsm8k`, in place of the next two.
         thresholds: What certaindex must exceed to stop; for `static`, `five_step` and `single_step`.
@@ -90,7 +90,7 @@ class Recipe:
         if self.policy is None:
             object.__setattr__(self, "policy", self._choose_policy())
         if isinstance(self.policy, str) and self.policy.endswith(".json"):
-            object.__setattr__(self, "policy", load_policy(self.policy).build_policy())
+            self._load_policy(self.policy)
         if self.prompt_format not in PROMPT_FORMATS:
             raise name_unknown("prompt format", self.prompt_format, PROMPT_FORMATS)
         if self.prompt_format == "plain" and (self.system is not None or self.enable_thinking is not None):
@@ -143,6 +143,25 @@ class Recipe:
             earlier.insert(0, Message(role="system", content=self.system))
         messages = (*earlier, Message(role="user", content=text))
         return Prompt((Chat(messages=messages, enable_thinking=self.enable_thinking),))
+
+    def _load_policy(self, path: str) -> None:
+        """The file's allocation policy; of a depth policy, its rule becomes the chain's and all tokens are granted."""
+        file = load_policy(path)
+        if file.kind != "depth":
+            object.__setattr__(self, "policy", file.build_policy())
+            return
+        if self.program not in _SELF_READING:
+            raise ConfigurationError(
+                f"Got {path}, a policy of kind 'depth', for program {self.program!r}. It says when a single thought ends: "
+                f"expected program {' or '.join(map(repr, _SELF_READING))}, or a policy of kind 'width'."
+            )
+        read = read_depth_policy(path)
+        if given := sorted(set(read) & set(self.program_options)):
+            raise ConfigurationError(
+                f"Got the program option {given[0]!r} and {path}, which says it too. Expected the one or the other."
+            )
+        object.__setattr__(self, "program_options", {**self.program_options, **read})
+        object.__setattr__(self, "policy", "even")
 
     def _choose_policy(self) -> str:
         is_read_by_policy = any(value is not None for value in (self.preset, self.thresholds, self.detect_at))

@@ -33,8 +33,6 @@ def _replay(trace: DepthTrace, policy: DepthPolicy) -> ReplayedQuestion:
     num_asked = 0
     for probe in trace.probes:
         place = DepthPlace(position=probe.position, is_boundary=probe.place == "boundary")
-        if (verdict := state.give_up(place)).is_stop:
-            return _end(trace, probe.position, num_asked, verdict)
         if not state.wants(place):
             continue
         num_asked += probe.num_tokens

@@ -8,59 +8,18 @@ them; this module reads no text.
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
-from hf_dynasor.errors import ConfigurationError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DepthPlace:
-    """A point of a chain where it could be asked for its answer.
-
-    Args:
-        position: Tokens of the chain before it.
-        is_boundary: Whether a piece of reasoning ends here; otherwise it is one of the regular places.
-    """
-
-    position: int
-    is_boundary: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DepthReading:
-    """What a chain answered at a place.
-
-    Args:
-        place: Where it was asked.
-        answer: Its answer as it spelt it; `None` where it gave none.
-        key: What the answer says, equal for equal answers; `None` where it says nothing.
-        confidence: Geometric mean probability of the answer's tokens, in [0, 1]; `None` where it is not known.
-        num_tokens: Tokens that asking cost.
-        is_hesitant: Whether a word of hesitation followed.
-    """
-
-    place: DepthPlace
-    answer: str | None
-    key: Hashable | None
-    confidence: float | None = None
-    num_tokens: int = 0
-    is_hesitant: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DepthVerdict:
-    """Whether to stop, with which reading's answer, and why. A verdict to go on has no reading."""
-
-    is_stop: bool
-    reading: DepthReading | None = None
-    explanation: str = ""
-
-
-GO_ON = DepthVerdict(is_stop=False)
+from hf_dynasor.certaindex.depth import (
+    GO_ON,
+    DepthPlace,
+    DepthReading,
+    DepthVerdict,
+    check_count,
+    check_probability,
+)
 
 
 class DepthState(Protocol):
@@ -68,10 +27,6 @@ class DepthState(Protocol):
 
     def wants(self, place: DepthPlace) -> bool:
         """Whether the chain is to be asked here. Changes nothing."""
-        ...
-
-    def give_up(self, place: DepthPlace) -> DepthVerdict:
-        """Whether to end here without asking. Changes nothing; comes before `wants`."""
         ...
 
     def observe(self, reading: DepthReading) -> DepthVerdict:
@@ -103,12 +58,7 @@ class FullDepth:
         return _NeverStops()
 
 
-class _NeverGivesUp:
-    def give_up(self, place: DepthPlace) -> DepthVerdict:
-        return GO_ON
-
-
-class _NeverStops(_NeverGivesUp):
+class _NeverStops:
     def wants(self, place: DepthPlace) -> bool:
         return False
 
@@ -141,7 +91,7 @@ class ConsistencyExit:
         return _ConsistencyState(self)
 
 
-class _ConsistencyState(_NeverGivesUp):
+class _ConsistencyState:
     def __init__(self, policy: ConsistencyExit) -> None:
         self._policy = policy
         self._next_at = policy.interval
@@ -185,7 +135,7 @@ class ConfidenceExit:
         return _ConfidenceState(self)
 
 
-class _ConfidenceState(_NeverGivesUp):
+class _ConfidenceState:
     def __init__(self, policy: ConfidenceExit) -> None:
         self._policy = policy
 
@@ -203,19 +153,15 @@ class _ConfidenceState(_NeverGivesUp):
         )
 
 
-def check_count(name: str, value: int) -> None:
-    """Raises `ConfigurationError` unless the value is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"Got {name} = {value!r} but expected a whole number of at least 1.")
-
-
-def check_probability(name: str, value: float) -> None:
-    """Raises `ConfigurationError` unless the value lies in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ConfigurationError(f"Got {name} = {value!r} but expected a number in [0, 1].")
-
-
-def check_finite(name: str, value: float) -> None:
-    """Raises `ConfigurationError` unless the value is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigurationError(f"Got {name} = {value!r} but expected a finite number.")
+__all__ = [
+    "ConfidenceExit",
+    "ConsistencyExit",
+    "DepthPlace",
+    "DepthPolicy",
+    "DepthReading",
+    "DepthState",
+    "DepthVerdict",
+    "FullDepth",
+    "check_count",
+    "check_probability",
+]

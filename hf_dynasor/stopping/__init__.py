@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_dynasor.stopping.combinations import AllOf, AnyOf
 from hf_dynasor.stopping.consistency import EFFORTS, HESITATION_WORDS, AnswerConsistency
+from hf_dynasor.stopping.evidence import AccumulatedEvidence
 from hf_dynasor.stopping.markers import Phase, RowThinking, ThinkMarkers, find_think_markers
 from hf_dynasor.stopping.policy import (
     DEFAULT_RULE,
@@ -47,6 +48,7 @@ __all__ = [
     "HESITATION_WORDS",
     "POLICY_FILE",
     "PROBE_SUFFIXES",
+    "AccumulatedEvidence",
     "AllOf",
     "AnswerConsistency",
     "AnyOf",

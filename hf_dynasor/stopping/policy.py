@@ -13,7 +13,7 @@ from hf_dynasor.errors import ConfigurationError, name_unknown
 from hf_dynasor.stopping.consistency import EFFORTS
 from hf_dynasor.stopping.exits import resolve_closing
 from hf_dynasor.stopping.readings import StoppingRule
-from hf_dynasor.stopping.rule_table import build_rule, rule_to_dict
+from hf_dynasor.stopping.rule_table import NAMED_RULES, build_rule, rule_to_dict
 from hf_dynasor.stopping.rules import BoundaryConfidence
 
 ExitStyle = Literal["answer", "paste", "stop"]
@@ -148,8 +148,9 @@ def resolve_policy(rule: RuleLike | None, *sources: Any) -> DepthPolicy:
     """What a caller's word on a rule comes to.
 
     Args:
-        rule: A rule or policy; the path of a policy file (`*.json`); the name of one of the paper's effort levels; or `None`
-            for the settings that lie beside the model, and `DEFAULT_RULE` where there are none.
+        rule: A rule or policy; the path of a policy file (`*.json`); the name of one of the paper's effort levels, or
+            of a rule with its defaults, such as `evidence`; or `None` for the settings that lie beside the model, and
+            `DEFAULT_RULE` where there are none.
         sources: Models and tokenizers whose folders are looked at.
 
     Raises:
@@ -164,10 +165,12 @@ def resolve_policy(rule: RuleLike | None, *sources: Any) -> DepthPolicy:
             return DepthPolicy(rule=EFFORTS[text])
         if text.endswith(".json"):
             return DepthPolicy.from_file(text)
-        raise name_unknown("rule (or .json file of one)", text, EFFORTS)
+        if text in NAMED_RULES:
+            return DepthPolicy(rule=build_rule(text))
+        raise name_unknown("rule (or .json file of one)", text, (*EFFORTS, *NAMED_RULES))
     if not all(hasattr(rule, name) for name in ("needs", "reads_text", "start")):
         raise ConfigurationError(
             f"Got rule = {rule!r} but expected a stopping rule such as BoundaryConfidence(), the path of a .json file, "
-            f"or one of {', '.join(sorted(EFFORTS))}."
+            f"or one of {', '.join((*sorted(EFFORTS), *NAMED_RULES))}."
         )
     return DepthPolicy(rule=rule)

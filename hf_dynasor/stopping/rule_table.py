@@ -9,6 +9,7 @@ from typing import Any
 from hf_dynasor.errors import ConfigurationError, name_unknown
 from hf_dynasor.stopping.combinations import AllOf, AnyOf
 from hf_dynasor.stopping.consistency import AnswerConsistency
+from hf_dynasor.stopping.evidence import AccumulatedEvidence
 from hf_dynasor.stopping.readings import StoppingRule
 from hf_dynasor.stopping.rules import BoundaryConfidence, EntropyAfterThinking, ThinkingBudget
 
@@ -19,10 +20,14 @@ RULES: Mapping[str, Any] = MappingProxyType(
         "any_of": AnyOf,
         "boundary_confidence": BoundaryConfidence,
         "entropy_after_thinking": EntropyAfterThinking,
+        "evidence": AccumulatedEvidence,
         "thinking_budget": ThinkingBudget,
     }
 )
 """Every rule under the name that files use."""
+
+NAMED_RULES = tuple(name for name in RULES if name not in ("all_of", "any_of", "thinking_budget"))
+"""Those that stop something as they are: the others are nothing without their options."""
 
 _MAX_DEPTH = 8
 

@@ -131,6 +131,7 @@ class StreamWatch:
         self._main, self._key = key, key
         self._probe: RequestKey | None = None
         self._probe_ids: list[int] = []
+        self._asked_at = Progress(num_tokens=0)
         self._said: str | None = None
         self._was_thinking = True
         self._usage = Usage()
@@ -175,6 +176,7 @@ class StreamWatch:
             return ()
         if not self._settings.policy.rule.needs:
             return self._judge(Reading(progress=self._place()), 0)
+        self._asked_at = self._place()
         request_id = f"{self._key.request_id}/probe-{len(self.trace)}"
         self._probe, self._probe_ids = replace(self._key, request_id=request_id), []
         settings = self._settings
@@ -204,7 +206,7 @@ class StreamWatch:
         end = find_answer_end(text)
         text = text if end is None else text[: end + 1]
         reading = Reading(
-            progress=self._place(),
+            progress=self._asked_at,  # the stream has gone on since
             answer=extract_answer(text, format=self._settings.format, allow_unclosed=True) if text else None,
             text=text,
             is_closed=is_closed_answer(text),

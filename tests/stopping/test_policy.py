@@ -14,6 +14,7 @@ from hf_dynasor.stopping import (
     DEFAULT_RULE,
     EFFORTS,
     POLICY_FILE,
+    AccumulatedEvidence,
     AllOf,
     AnswerConsistency,
     AnyOf,
@@ -172,8 +173,9 @@ def test_a_rule_that_is_named_wins_over_the_file(tmp_path):
     model = SimpleNamespace(name_or_path=str(tmp_path))
     assert resolve_policy(EFFORTS["low"], model) == DepthPolicy(rule=EFFORTS["low"])
     assert resolve_policy("high", model).rule == EFFORTS["high"]
+    assert resolve_policy("evidence", model) == DepthPolicy(rule=AccumulatedEvidence())
     assert resolve_policy(str(tmp_path / POLICY_FILE)).exit == "paste"
-    with pytest.raises(ConfigurationError, match=r"Unknown rule .*'wild'\. Known: crazy"):
+    with pytest.raises(ConfigurationError, match=r"Unknown rule .*'wild'\. Known: .*crazy"):
         resolve_policy("wild")
     with pytest.raises(ConfigurationError, match="rule = 5 but expected a stopping rule"):
         resolve_policy(5)
