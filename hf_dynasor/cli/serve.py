@@ -7,10 +7,12 @@ import logging
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hf_dynasor.cli.options import add_model_options, add_program_options, make_recipe, positive
+from hf_dynasor.cli.shards import add_shard_options, ending_with_group, follow_driver, load_served_model
 from hf_dynasor.errors import InputError, MissingExtraError
 
 API_KEY_VARIABLE = "HF_DYNASOR_API_KEY"
@@ -48,6 +50,7 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allowed-origin", action="append", default=[], help="browser origin; repeatable")
     parser.add_argument("--tls-certificate", metavar="FILE", help="for HTTPS, with --tls-key")
     parser.add_argument("--tls-key", metavar="FILE", help="for HTTPS, with --tls-certificate")
+    add_shard_options(parser)
     parser.set_defaults(run=run_serve)
 
 
@@ -64,51 +67,61 @@ def run_serve(arguments: argparse.Namespace) -> int:
             f"The server needs the package {error.name!r}: pip install 'hf-dynasor[serve]'."
         ) from None
     from hf_dynasor.serving.http.model_info import ServedModel
+
+    settings = ServerSettings(**read_settings(arguments, keys))
+    _log_to_stderr()
+    loaded, group = load_served_model(arguments)
+    if group is not None and not group.is_driver:
+        return follow_driver(loaded, group)
+    store = SqliteJobStore(arguments.job_store or ":memory:")
+    states: list[Any] = []
+    engine = _make_engine(loaded, arguments, settings.restart_delay_s, states)
+    try:
+        model = ServedModel(loaded, settings.model_name or loaded.name, int(time.time()))
+        app = create_app(engine, model, settings, store=store)
+        states.append(app.state)
+        with ending_with_group(engine, group):
+            run_server(
+                app,
+                settings,
+                host=arguments.host,
+                port=arguments.port,
+                tls_certificate=arguments.tls_certificate,
+                tls_key=arguments.tls_key,
+                on_ready=lambda address: print(f"{engine.name} serves {model.name} on {address}", flush=True),
+            )
+    finally:
+        engine.close()
+    if group is not None:
+        group.leave()
+    return 0
+
+
+def _make_engine(loaded: Any, arguments: argparse.Namespace, delay_s: float, states: list[Any]) -> Any:
+    """The engine of a server, replaced when it dies; that of a shard group ends with the group."""
     from hf_dynasor.serving.http.supervisor import SupervisedEngine
-    from hf_dynasor.serving.loading import load_model
     from hf_dynasor.serving.serve_engine import make_serving_engine
 
-    settings = ServerSettings(**_read_settings(arguments, keys))
-    _log_to_stderr()
-    store = SqliteJobStore(arguments.job_store or ":memory:")
-    loaded = load_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
-    states: list[Any] = []
+    make = partial(
+        make_serving_engine,
+        loaded,
+        arguments.engine,
+        scheduler=arguments.scheduler,
+        reward=choose_reward(arguments),
+        reward_kind=arguments.reward_kind,
+    )
 
     def note_restart() -> None:
         for state in states:
             if hasattr(state, "server"):  # there once the server's loop runs
                 state.server.metrics.engine_restarts.inc()
 
-    engine = SupervisedEngine(
-        lambda: make_serving_engine(
-            loaded,
-            arguments.engine,
-            scheduler=arguments.scheduler,
-            reward=_choose_reward(arguments),
-            reward_kind=arguments.reward_kind,
-        ),
-        delay_s=settings.restart_delay_s,
-        on_restart=note_restart,
-    )
-    try:
-        model = ServedModel(loaded, settings.model_name or loaded.name, int(time.time()))
-        app = create_app(engine, model, settings, store=store)
-        states.append(app.state)
-        run_server(
-            app,
-            settings,
-            host=arguments.host,
-            port=arguments.port,
-            tls_certificate=arguments.tls_certificate,
-            tls_key=arguments.tls_key,
-            on_ready=lambda address: print(f"{engine.name} serves {model.name} on {address}", flush=True),
-        )
-    finally:
-        engine.close()
-    return 0
+    if loaded.num_shards > 1:
+        return make()
+    return SupervisedEngine(make, delay_s=delay_s, on_restart=note_restart)
 
 
-def _read_settings(arguments: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:
+def read_settings(arguments: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:
     """What of the options `ServerSettings` holds."""
     return {
         "model_name": arguments.served_model_name,
@@ -125,7 +138,7 @@ def _read_settings(arguments: argparse.Namespace, keys: tuple[str, ...]) -> dict
     }
 
 
-def _choose_reward(arguments: argparse.Namespace) -> str | None:
+def choose_reward(arguments: argparse.Namespace) -> str | None:
     """What rates steps; the embedded model has a reward of its own."""
     is_embedded = arguments.model in (None, "embedded")
     asked: str | None = arguments.reward_model

@@ -82,7 +82,7 @@ class ContinuousBatchingEngine(LocalEngine):
         num_step_rows: int = 0,
         reward: RewardModel | None = None,
     ) -> None:
-        given = {
+        given: dict[str, Any] = {
             "page_size": page_size,
             "num_blocks": num_blocks,
             "max_batch_tokens": max_batch_tokens,
@@ -90,19 +90,13 @@ class ContinuousBatchingEngine(LocalEngine):
         }
         policy = make_scheduling_policy(scheduler) if isinstance(scheduler, str) else scheduler
         check_positive(**{option: value for option, value in given.items() if value is not None})
-        internals = _import_internals()
+        internals = import_internals()
         internals.check_supported(loaded.model, loaded.name)
-        if find_cache_kind(loaded.model) != "joinable":
-            raise UnsupportedError(
-                f"{loaded.name} has layers without full attention, which cannot share pages here. {_ADVICE}"
-            )
+        _check_places(loaded)
         name = f"continuous({loaded.name})"
         ledger = Ledger(name)
         backend = PagedBackend(ledger)
-        sizes = _choose_sizes(loaded, page_size, num_blocks, max_batch_tokens)
-        backend.loop = _make_loop(
-            internals, loaded, backend, {**sizes, "max_batch_requests": max_batch_requests}
-        )
+        backend.loop = make_loop(loaded, backend, **given)
         backend.scheduling = ProgramScheduling(
             Scheduler(policy, limits=_find_limits(backend.loop, page_size), ageing=ageing),
             clock or MonotonicClock(),
@@ -144,7 +138,7 @@ class ContinuousBatchingEngine(LocalEngine):
         self._paged.scheduling.note_end(program_id)
 
 
-def _import_internals() -> Any:
+def import_internals() -> Any:
     """The file with the private names, which another release of transformers may not even let be imported."""
     try:
         from hf_dynasor.serving import _transformers_internals
@@ -156,21 +150,44 @@ def _import_internals() -> Any:
     return _transformers_internals
 
 
-def _make_loop(
-    internals: Any, loaded: LoadedModel, backend: PagedBackend, sizes: dict[str, int | None]
+def make_loop(
+    loaded: LoadedModel,
+    observer: Any,
+    *,
+    page_size: int,
+    num_blocks: int | None,
+    max_batch_tokens: int | None,
+    max_batch_requests: int | None,
 ) -> PagedLoop:
+    """The loop over a model, which an observer decides for; see `ContinuousBatchingEngine` for the sizes."""
+    sizes = _choose_sizes(loaded, page_size, num_blocks, max_batch_tokens)
     try:
-        loop: PagedLoop = internals.PagedLoop(loaded.model, backend, **sizes)
+        loop: PagedLoop = import_internals().PagedLoop(
+            loaded.model, observer, **sizes, max_batch_requests=max_batch_requests
+        )
     except ValueError as error:
         raise UnsupportedError(f"Continuous batching cannot run {loaded.name}: {error}. {_ADVICE}") from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise UnsupportedError(
-            f"There is not enough memory for the cache of {backend.name} (num_blocks={sizes['num_blocks']}): "
+            f"There is not enough memory for the cache of {observer.name} (num_blocks={sizes['num_blocks']}): "
             f"{first_line(error)}. Lower num_blocks. {_ADVICE}"
         ) from error
     return loop
+
+
+def _check_places(loaded: LoadedModel) -> None:
+    """Refuse what cannot share pages: layers without full attention, layers on several devices."""
+    if find_cache_kind(loaded.model) != "joinable":
+        raise UnsupportedError(
+            f"{loaded.name} has layers without full attention, which cannot share pages here. {_ADVICE}"
+        )
+    if len(loaded.devices) > 1:
+        raise UnsupportedError(
+            f"The layers of {loaded.name} are on {', '.join(loaded.devices)}, but the pages of continuous batching "
+            f"are on one device. {_ADVICE} Or split each layer over processes (--tensor-parallel)."
+        )
 
 
 def _choose_sizes(

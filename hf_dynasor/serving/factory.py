@@ -53,7 +53,8 @@ def make_engine(
 
     Raises:
         ModelLoadError: The model or the reward model cannot be loaded.
-        UnsupportedError: The engine that was asked for cannot run the model.
+        UnsupportedError: The engine that was asked for cannot run the model; of one that is split over processes only
+            `continuous` can.
         ConfigurationError: An unknown engine, dtype or device, or one of the latter for a model that is loaded.
     """
     if engine not in ("auto", "continuous", "generate"):
@@ -68,6 +69,10 @@ def make_engine(
                 f"Got {scheduler = } but the engine 'generate' schedules no programs. Use engine='continuous'."
             )
         engine, options["scheduler"] = "continuous", scheduler
+    if loaded.num_shards > 1:
+        if engine == "generate":
+            loaded.check_whole("The engine 'generate'")
+        engine = "continuous"
     if engine == "continuous":
         return ContinuousBatchingEngine(loaded, **options)
     if engine == "auto" and _is_on_cuda(loaded):

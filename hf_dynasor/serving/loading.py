@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from hf_dynasor.errors import ConfigurationError, ModelLoadError, name_unknown
+from hf_dynasor.errors import ConfigurationError, ModelLoadError, UnsupportedError, name_unknown
+from hf_dynasor.serving.layer_placement import check_device_map, plan_placing
 from hf_dynasor.serving.model_source import EMBEDDED_NAME, explain_missing, first_line, locate_model
 
 __all__ = ["DTYPES", "EMBEDDED_NAME", "LoadedModel", "from_pipeline", "load_model", "prepare"]
@@ -71,12 +72,32 @@ class LoadedModel:
         name: What to call it in messages and records.
         generation_config: Where the end-of-turn token ids come from; `None` takes the model's own. Its
             sampling settings are never mixed into a request (those that would act are named in a warning).
+        num_shards: Processes that each layer is split over; every forward takes all of them.
     """
 
     model: Any
     tokenizer: Any
     name: str
     generation_config: Any = None
+    num_shards: int = 1
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where this process has layers of it, by name."""
+        placed = getattr(self.model, "hf_device_map", None) or {"": self.model.device}
+        return tuple(sorted({str(device) for device in placed.values()}))
+
+    def check_whole(self, user: str) -> None:
+        """Raise `UnsupportedError` where a forward of this process alone would wait for the others for good.
+
+        Args:
+            user: Who would run it, to begin the sentence.
+        """
+        if self.num_shards > 1:
+            raise UnsupportedError(
+                f"{user} runs {self.name} in one process, but it is split over {self.num_shards}, which step together "
+                "in continuous batching only. Leave it out, or serve a model that is not split."
+            )
 
     @property
     def config(self) -> Any:
@@ -128,6 +149,8 @@ def load_model(
     trust_remote_code: bool = False,
     local_files_only: bool | None = None,
     attn_implementation: str | None = None,
+    device_map: str | None = None,
+    tensor_parallel: int = 1,
 ) -> LoadedModel:
     """Load a causal language model with its tokenizer.
 
@@ -141,12 +164,18 @@ def load_model(
         trust_remote_code: Run code that comes with the checkpoint.
         local_files_only: Never ask the hub. `None` asks it only if it answers within a few seconds.
         attn_implementation: Passed on to transformers.
+        device_map: `auto` lets accelerate spread whole layers over the accelerators, and over the host's memory where
+            they do not suffice. One layer works at a time, so this is for models that are too large, not for speed.
+        tensor_parallel: Processes that split each layer by transformers' plan; all of them load the model, with their
+            own `device`. See `hf_dynasor.serving.shards`.
 
     Raises:
         ModelLoadError: The model was not found, cannot be read, or is no decoder-only language model.
-        ConfigurationError: An unknown dtype or device.
+        ConfigurationError: An unknown dtype or device, or a device beside a device map.
+        UnsupportedError: The model cannot be split so.
         MissingExtraError: A GGUF file without the `gguf` package.
     """
+    check_device_map(device_map, device, tensor_parallel)
     target = pick_device(device or "auto")
     precision = pick_dtype(dtype or "auto", target)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -154,7 +183,8 @@ def load_model(
         options["revision"] = revision
     source, name, where = locate_model(name_or_path, local_files_only)
     options |= where
-    _refuse_encoder_decoder(name, source, options)
+    config = _read_config(name, source, options)
+    placing = plan_placing(name, config, device_map, tensor_parallel)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except LOAD_ERRORS as error:
@@ -162,11 +192,12 @@ def load_model(
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=precision, **options)
-        model.to(target)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=precision, **options, **placing)
+        if not placing:
+            model.to(target)
     except LOAD_ERRORS as error:
         raise ModelLoadError(f"Cannot load model {name!r}: {first_line(error)}") from error
-    return prepare(LoadedModel(model=model, tokenizer=tokenizer, name=name))
+    return prepare(LoadedModel(model=model, tokenizer=tokenizer, name=name, num_shards=tensor_parallel))
 
 
 def from_pipeline(pipe: Any) -> LoadedModel:
@@ -225,13 +256,15 @@ def _format_settings(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in sorted(shown.items()))
 
 
-def _refuse_encoder_decoder(name: str, source: str, options: dict[str, Any]) -> None:
+def _read_config(name: str, source: str, options: dict[str, Any]) -> Any:
+    """The configuration of the text model of a decoder-only language model."""
     try:
         config = AutoConfig.from_pretrained(source, **options)
     except LOAD_ERRORS as error:
         raise ModelLoadError(explain_missing(name, source, error, options)) from error
     if config.get_text_config().is_encoder_decoder:
         raise ModelLoadError(_describe_encoder_decoder(name))
+    return config.get_text_config()
 
 
 def _describe_encoder_decoder(name: str) -> str:

@@ -56,7 +56,11 @@ def read_prompt_logprobs(
         loaded: The model.
         prompts: Each at least one id.
         num_top: How many of the likeliest tokens to list at each place.
+
+    Raises:
+        UnsupportedError: The model is split over processes.
     """
+    loaded.check_whole("Reading a prompt for its log-probabilities")
     longest = max(map(len, prompts))
     rows = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
     ids = torch.tensor(rows, device=loaded.model.device)

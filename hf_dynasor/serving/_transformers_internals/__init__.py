@@ -9,7 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import transformers
-from transformers.generation.continuous_batching import cache, continuous_api, requests, scheduler
+from transformers.generation.continuous_batching import (
+    cache,
+    continuous_api,
+    distributed,
+    requests,
+    scheduler,
+)
 from transformers.generation.continuous_batching.cache_allocators import FullAttentionCacheAllocator
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
 
@@ -25,6 +31,7 @@ RELIED_ON = {
         "switch_to_cb_friendly_attn",
     ),
     continuous_api.BackgroundThreadStatus: ("clear", "request_stop", "HARD_STOP"),
+    distributed.DistributedHelper: ("infer_if_tp_driver", "tp_all_reduce_state", "tp_broadcast_object_from_rank_0"),
     continuous_api.OutputRouter: ("deliver", "deliver_batch"),
     scheduler.FIFOScheduler: (
         "_infer_request_tokens", "_schedule_request", "_process_candidates", "_cleanup_waiting_queue", "schedule_batch",

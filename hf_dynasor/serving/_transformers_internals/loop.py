@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,6 +21,12 @@ from hf_dynasor.serving._transformers_internals.observed import (
     SilentRouter,
     make_processors,
 )
+from hf_dynasor.serving._transformers_internals.shared import Exchange, NeverIdle, SharedDecisions
+
+GROUP_TIMEOUT_S = 60.0
+"""Seconds that the processes of a shard group wait for one that says nothing."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +49,11 @@ class PagedLoop:
 
     transformers never ends a request by itself here: the observer does, by cancelling, which takes effect before
     the next step. So stop strings cost nothing, and pages that a request completed in its last step stay shared.
+    A model that is split over processes has a loop in each of them, and the driver's observer decides for all.
 
     Args:
         model: The model.
-        observer: Who decides.
+        observer: Who decides; in a process that follows a driver, who hears what happens.
         page_size: Tokens of a page.
         num_blocks: Pages of the cache; `None` lets transformers fill the accelerator's free memory.
         max_batch_tokens: Most tokens of a step, likewise.
@@ -76,11 +84,13 @@ class PagedLoop:
             use_async_batching=False,  # tokens are drawn by the observer, on the host
             use_cuda_graph=False,
             auto_switch_to_flash=is_cuda,
+            cpu_group_timeout=GROUP_TIMEOUT_S,
+            disable_nccl_graph_mixing=is_cuda,
         )
         generation = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
-        self._observer = observer
         with torch.no_grad():
             self._manager = PagedManager(model, generation, config)
+        self._observer = observer = self._share(observer, config.max_requests_per_batch)
         self._manager.output_router = SilentRouter()
         self._manager.logit_processor = make_processors(observer)
         with ExitStack() as undo:
@@ -146,9 +156,25 @@ class PagedLoop:
             self._processor = None  # frees the pages
         return is_over
 
+    def join(self) -> None:
+        """Wait for the loop's end."""
+        self._thread.join()
+
+    def _share(self, observer: Observer, max_requests: int) -> Observer:
+        helper = self._manager.distributed_helper
+        if helper.tp_size == 1:
+            return observer
+        if not helper.is_tp_driver:
+            self._manager._wake_up_loop = NeverIdle()
+        return SharedDecisions(observer, Exchange(helper, max_requests))
+
     def _run(self) -> None:
         try:
             self._manager._run_generation_loop()
+        except RuntimeError as error:
+            if self._manager.background_thread_status.fatal_error is None:
+                raise
+            logger.debug("The end could not be told to the shard group: %s", error)
         finally:
             self._manager.give_attention_back()
             self._observer.end(self._manager.background_thread_status.fatal_error)

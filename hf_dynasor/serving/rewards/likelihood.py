@@ -44,6 +44,7 @@ class LikelihoodReward:
 
     Raises:
         ConfigurationError: An unknown combination or span, or a pattern that is none.
+        UnsupportedError: The model is split over processes.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class LikelihoodReward:
         **sizes: Any,
     ) -> None:
         _check(combination, pattern, span)
+        loaded.check_whole("The likelihood as a reward")
         self._loaded = replace(loaded, model=share_weights(loaded.model))
         self._combination, self._pattern, self._span = combination, pattern, span
         self._encoder = PromptEncoder(loaded)

@@ -73,7 +73,7 @@ def load_reward_model(
         is_generator = name_or_path == EMBEDDED_NAME == (generator.name if generator else None)
         model = (
             generator
-            if is_generator and generator is not None
+            if is_generator and generator is not None and generator.num_shards == 1
             else load_model(name_or_path, local_files_only=local_files_only, **where, **places)  # type: ignore[arg-type]
         )
         return LikelihoodReward(model, **options)
