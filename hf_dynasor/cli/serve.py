@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from hf_dynasor.cli.api_keys import API_KEY_VARIABLE, read_api_keys
 from hf_dynasor.cli.options import add_model_options, add_program_options, make_recipe, positive
 from hf_dynasor.cli.shards import add_shard_options, ending_with_group, follow_driver, load_served_model
-from hf_dynasor.errors import InputError, MissingExtraError
-
-API_KEY_VARIABLE = "HF_DYNASOR_API_KEY"
+from hf_dynasor.errors import MissingExtraError
 
 EPILOG = f"""\
 examples:
@@ -25,14 +22,14 @@ examples:
   hf-dynasor serve --api-key-file keys.txt --requests-per-minute 600
 
 Without --model it serves the embedded model. It listens on loopback unless --host says otherwise. API keys come
-from --api-key-file (one a line) or from the variable {API_KEY_VARIABLE}; never from the command line, where other
-users of the machine could read them. SIGTERM lets running requests finish; a second signal ends them."""
+from --api-key-file (a line each, with the tenant that the key stands for and its weight, if any) or from the variable
+{API_KEY_VARIABLE}; never from the command line, where other users of the machine could read them. SIGTERM lets running requests finish; a second signal ends them."""
 
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     """The options of `serve`; those of the program are defaults that a request may change."""
-    add_model_options(parser)
-    add_program_options(parser)
+    add_model_options(parser, waits=False)
+    add_program_options(parser, prints=False)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
     parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: 8000)")
     parser.add_argument("--served-model-name", metavar="NAME", help="what clients call the model")
@@ -44,7 +41,9 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--job-store", metavar="FILE", help="keeps /v1/programs and batches across restarts (default: memory)"
     )
-    parser.add_argument("--api-key-file", metavar="FILE", help="keys that clients must show, one a line")
+    parser.add_argument(
+        "--api-key-file", metavar="FILE", help="keys that clients must show, a line each: KEY [TENANT [WEIGHT]]"
+    )
     parser.add_argument("--requests-per-minute", type=positive, help="limit for each key")
     parser.add_argument("--max-concurrent-per-key", type=positive, help="requests of one key in flight")
     parser.add_argument("--allowed-origin", action="append", default=[], help="browser origin; repeatable")
@@ -121,8 +120,8 @@ def _make_engine(loaded: Any, arguments: argparse.Namespace, delay_s: float, sta
     return SupervisedEngine(make, delay_s=delay_s, on_restart=note_restart)
 
 
-def read_settings(arguments: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:
-    """What of the options `ServerSettings` holds."""
+def read_settings(arguments: argparse.Namespace, keys: dict[str, Any]) -> dict[str, Any]:
+    """What of the options `ServerSettings` holds, with what `read_api_keys` found."""
     return {
         "model_name": arguments.served_model_name,
         "max_running": arguments.max_running,
@@ -130,7 +129,7 @@ def read_settings(arguments: argparse.Namespace, keys: tuple[str, ...]) -> dict[
         "max_body_bytes": arguments.max_body_bytes,
         "request_timeout_s": arguments.request_timeout,
         "drain_timeout_s": arguments.drain_timeout,
-        "api_keys": keys,
+        **keys,
         "requests_per_minute": arguments.requests_per_minute,
         "max_concurrent_per_key": arguments.max_concurrent_per_key,
         "allowed_origins": tuple(arguments.allowed_origin),
@@ -143,25 +142,6 @@ def choose_reward(arguments: argparse.Namespace) -> str | None:
     is_embedded = arguments.model in (None, "embedded")
     asked: str | None = arguments.reward_model
     return "embedded" if asked == "auto" and is_embedded else asked
-
-
-def read_api_keys(path: str | None) -> tuple[str, ...]:
-    """The keys of a file, one a line, and the environment's.
-
-    Raises:
-        InputError: The file cannot be read, or holds no key.
-    """
-    keys = [key] if (key := os.environ.get(API_KEY_VARIABLE)) else []
-    if path is not None:
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"Cannot read the API keys in {path}: {error}.") from None
-        found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        if not found:
-            raise InputError(f"{path} holds no API key. Write one a line, or leave --api-key-file out.")
-        keys += found
-    return tuple(keys)
 
 
 def _log_to_stderr() -> None:

@@ -38,6 +38,7 @@ from hf_dynasor.serving.http.responses_api import add_responses
 from hf_dynasor.serving.http.responses_store import ResponseStore
 from hf_dynasor.serving.http.settings import ServerSettings
 from hf_dynasor.serving.http.state import ServerState
+from hf_dynasor.serving.http.terms import read_tenant
 from hf_dynasor.serving.http.watching import until_disconnect
 
 
@@ -74,7 +75,7 @@ def create_app(
         state = app.state.server = make_state(engine, model, settings, clock)
         app.state.jobs = JobRunner(
             jobs,
-            partial(run_job, state),
+            partial(run_job, state, wall_time=wall_time),
             max_active=settings.max_programs,
             keep=settings.max_programs_kept,
             is_ready=lambda: state.is_ready,
@@ -139,12 +140,14 @@ def _add_openai_routes(app: FastAPI) -> None:
         state = read_state(request)
         is_program = body.dynasor is not None and body.dynasor.names_program
         answer = answer_program_chat if is_program else answer_chat
-        return await until_disconnect(request, answer(body, state, now=_now(request)))
+        tenant = read_tenant(request)
+        return await until_disconnect(request, answer(body, state, now=_now(request), tenant=tenant))
 
     @app.post("/v1/completions")
     async def completions(body: wire.CompletionRequest, request: Request) -> Response:
         state = read_state(request)
-        return await until_disconnect(request, answer_completion(body, state, now=_now(request)))
+        answer = answer_completion(body, state, now=_now(request), tenant=read_tenant(request))
+        return await until_disconnect(request, answer)
 
     @app.post("/v1/chat/completions/control")
     async def control(body: wire.ControlRequest, request: Request) -> dict[str, Any]:

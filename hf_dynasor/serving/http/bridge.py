@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from hf_dynasor.core import Cancel, Command, Completion, Event, Request, RequestKey
 from hf_dynasor.engine import Engine
 from hf_dynasor.errors import EngineTimeoutError, HFDynasorError
-
+from hf_dynasor.program_plan import ProgramPlan, SchedulesPrograms
 from hf_dynasor.serving.http.errors import overloaded
 from hf_dynasor.serving.http.metrics import RequestLife
 
@@ -71,7 +71,14 @@ class Channel:
         self._events: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._in_flight: set[RequestKey] = set()
+        self._announced: str | None = None
         self._is_closed = False
+
+    def announce(self, name: str, plan: ProgramPlan) -> None:
+        """Tell an engine that schedules programs how the requests of this name are to be served."""
+        if isinstance(self._engine, SchedulesPrograms):
+            self._announced = name
+            self._engine.note_program(name, plan)
 
     async def send(self, commands: Sequence[Command]) -> None:
         """Carry commands to the engine. Prompts are encoded in a thread, so that long ones do not hold up the loop."""
@@ -129,6 +136,9 @@ class Channel:
         self._is_closed = True
         if self._in_flight:
             self._engine.cancel(tuple(self._in_flight))
+        if self._announced is not None and isinstance(self._engine, SchedulesPrograms):
+            self._engine.note_end(self._announced)
+            self._announced = None
 
     def _give_up(self, submission: asyncio.Future[None], keys: tuple[RequestKey, ...]) -> None:
         if not submission.cancelled() and submission.exception() is None:

@@ -6,17 +6,19 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from hf_dynasor.core import RequestKey, SamplingParams
-from hf_dynasor.errors import ConfigurationError
 from starlette.responses import JSONResponse, Response
 
+from hf_dynasor.core import RequestKey, SamplingParams
+from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.serving.http import params, shapes, sse, wire
 from hf_dynasor.serving.http.branches import Branch, PlainBranch, Switch, SwitchedBranch, WatchedBranch
 from hf_dynasor.serving.http.errors import bad_request
 from hf_dynasor.serving.http.generation import Choice, Update, run_choices, sum_usage
 from hf_dynasor.serving.http.reasoning import ReasoningSplitter, Split
+from hf_dynasor.serving.http.settings import Tenant
 from hf_dynasor.serving.http.state import ServerState, make_id
 from hf_dynasor.serving.http.streaming import StreamShape, stream_updates
+from hf_dynasor.serving.http.terms import ServingTerms, read_terms
 from hf_dynasor.stopping import RowThinking, StoppingRule, ThinkMarkers, WatchSettings
 
 
@@ -32,6 +34,8 @@ class ChatRun:
         prompt_ids: The rendered conversation.
         choices: What is generated.
         switch: Ends the thinking, where the model thinks.
+        program_id: What the engine calls it.
+        terms: How it is to be served.
     """
 
     body: wire.ChatRequest
@@ -41,11 +45,14 @@ class ChatRun:
     prompt_ids: tuple[int, ...]
     choices: list[Choice]
     switch: Switch | None
+    program_id: str
+    terms: ServingTerms
 
     async def run(self) -> AsyncGenerator[Update, None]:
         """Generate; updates as they come."""
-        settings = self.state.settings
-        async with self.state.open_channel(len(self.choices), priority=self.body.priority) as channel:
+        settings, num_choices = self.state.settings, len(self.choices)
+        async with self.state.open_channel(num_choices, self.terms) as channel:
+            channel.announce(self.program_id, self.terms.plan("chat", num_choices, self.state.clock.now()))
             if self.switch is not None:
                 self.state.switches[self.id] = self.switch
             try:
@@ -58,6 +65,12 @@ class ChatRun:
                     yield update
             finally:
                 self.state.switches.pop(self.id, None)
+
+    def shape_deadline(self) -> dict[str, Any]:
+        """Whether the deadline was met, once all has ended; nothing without one."""
+        if self.terms.deadline_at is None or not all(choice.is_done for choice in self.choices):
+            return {}
+        return {"dynasor": self.terms.describe(self.state.clock.now())}
 
     def shape_usage(self) -> dict[str, Any]:
         """The token account so far."""
@@ -74,13 +87,15 @@ class ChatRun:
         return {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
 
 
-async def answer_chat(body: wire.ChatRequest, state: ServerState, *, now: int) -> Response:
+async def answer_chat(
+    body: wire.ChatRequest, state: ServerState, *, now: int, tenant: Tenant | None = None
+) -> Response:
     """A chat completion of plain samples (programs are answered elsewhere).
 
     Raises:
         ApiError: The request cannot be honoured.
     """
-    run = prepare_chat(body, state, now=now)
+    run = prepare_chat(body, state, now=now, tenant=tenant)
     if body.stream:
         updates = run.run()
         return await sse.respond(_stream(run, updates), close=updates.aclose)
@@ -89,7 +104,9 @@ async def answer_chat(body: wire.ChatRequest, state: ServerState, *, now: int) -
     return JSONResponse(_shape_whole(run))
 
 
-def prepare_chat(body: wire.ChatRequest, state: ServerState, *, now: int) -> ChatRun:
+def prepare_chat(
+    body: wire.ChatRequest, state: ServerState, *, now: int, tenant: Tenant | None = None
+) -> ChatRun:
     """Check everything and make the choices; nothing runs yet."""
     state.model.check_name(body.model)
     params.check_counts(state.settings, body)
@@ -125,6 +142,8 @@ def prepare_chat(body: wire.ChatRequest, state: ServerState, *, now: int) -> Cha
         prompt_ids=prompt_ids,
         choices=choices,
         switch=switch if rule is not None else None,
+        program_id=name,
+        terms=read_terms(body, tenant, state.clock.now()),
     )
 
 
@@ -212,6 +231,7 @@ def _shape_whole(run: ChatRun) -> dict[str, Any]:
         "model": run.state.model.name,
         "choices": [_shape_choice(run, choice) for choice in run.choices],
         "usage": run.shape_usage(),
+        **run.shape_deadline(),
     }
 
 
@@ -297,7 +317,8 @@ def _list_chunks(run: ChatRun, update: Update, choice: Choice) -> list[dict[str,
             row["choices"][0]["token_ids"] = list(piece.token_ids)
         rows.append(row)
     if choice.is_done:
-        rows.append(_shape_chunk(run, choice, {}, finish=shapes.name_finish(choice.completion)))
+        end = _shape_chunk(run, choice, {}, finish=shapes.name_finish(choice.completion))
+        rows.append(end | run.shape_deadline())
     return rows
 
 

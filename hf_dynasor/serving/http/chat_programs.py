@@ -20,7 +20,9 @@ from hf_dynasor.serving.http.generation import SILENCE_S
 from hf_dynasor.serving.http.program_runs import ProgramEvent, find_text, follow_program
 from hf_dynasor.serving.http.reasoning import ReasoningSplitter
 from hf_dynasor.serving.http.recipes import build_recipe, count_units
+from hf_dynasor.serving.http.settings import Tenant
 from hf_dynasor.serving.http.state import ServerState, make_id
+from hf_dynasor.serving.http.terms import ServingTerms, read_terms
 from hf_dynasor.stopping import Phase
 
 # Fields of a chat completion that a recipe has too, by the recipe's names.
@@ -56,6 +58,7 @@ class ProgramChat:
     program: ReasoningProgram
     policy: AllocationPolicy
     units: int
+    terms: ServingTerms
 
     async def run(self) -> AsyncGenerator[ProgramEvent | None, None]:
         """The program's events.
@@ -64,9 +67,14 @@ class ProgramChat:
             ApiError: 504, the time is over.
         """
         limit = self.state.settings.request_timeout_s
-        async with self.state.open_channel(self.units, priority=self.body.priority) as channel:
+        async with self.state.open_channel(self.units, self.terms) as channel:
             events = follow_program(
-                self.program, self.state.engine, self.policy, timeout_s=limit, silence_s=SILENCE_S
+                self.program,
+                self.state.engine,
+                self.policy,
+                timeout_s=limit,
+                silence_s=SILENCE_S,
+                terms=self.terms.for_program(self.state.clock.now()),
             )
             try:
                 yield None  # let in
@@ -83,13 +91,15 @@ class ProgramChat:
                 await events.aclose()
 
 
-async def answer_program_chat(body: wire.ChatRequest, state: ServerState, *, now: int) -> Response:
+async def answer_program_chat(
+    body: wire.ChatRequest, state: ServerState, *, now: int, tenant: Tenant | None = None
+) -> Response:
     """A chat completion whose `dynasor` field names a program.
 
     Raises:
         ApiError: The request cannot be honoured.
     """
-    chat = prepare_program_chat(body, state, now=now)
+    chat = prepare_program_chat(body, state, now=now, tenant=tenant)
     events = chat.run()
     if body.stream:
         return await sse.respond(_stream(chat, events), close=events.aclose)
@@ -99,7 +109,9 @@ async def answer_program_chat(body: wire.ChatRequest, state: ServerState, *, now
     raise EngineError("The program ended without an answer.")
 
 
-def prepare_program_chat(body: wire.ChatRequest, state: ServerState, *, now: int) -> ProgramChat:
+def prepare_program_chat(
+    body: wire.ChatRequest, state: ServerState, *, now: int, tenant: Tenant | None = None
+) -> ProgramChat:
     """Check everything and make the program; nothing runs yet."""
     state.model.check_name(body.model)
     check_stream_options(body)
@@ -122,6 +134,7 @@ def prepare_program_chat(body: wire.ChatRequest, state: ServerState, *, now: int
         program=program,
         policy=policy,
         units=count_units(recipe),
+        terms=read_terms(body, tenant, state.clock.now()),
     )
 
 
@@ -181,7 +194,7 @@ def _shape_whole(chat: ProgramChat, answer: Answer) -> dict[str, Any]:
         "model": chat.state.model.name,
         "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}],
         "usage": _shape_usage(answer),
-        "dynasor": shape_answer(answer),
+        "dynasor": shape_answer(answer) | chat.terms.describe(chat.state.clock.now()),
     }
 
 
@@ -222,7 +235,8 @@ async def _stream(
             if reasoning:
                 yield sse.encode_event(_shape_chunk(chat, {"reasoning_content": reasoning}))
             yield sse.encode_event(_shape_chunk(chat, {"content": content}))
-            yield sse.encode_event(_shape_chunk(chat, {}, finish="stop", dynasor=shape_answer(event.answer)))
+            told = shape_answer(event.answer) | chat.terms.describe(chat.state.clock.now())
+            yield sse.encode_event(_shape_chunk(chat, {}, finish="stop", dynasor=told))
             if options is not None and options.include_usage:
                 yield sse.encode_event(_shape_envelope(chat, [], usage=_shape_usage(event.answer)))
 

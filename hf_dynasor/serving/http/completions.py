@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from hf_dynasor.core import RequestKey, SamplingParams
-from hf_dynasor.errors import ConfigurationError
-from hf_dynasor.serving.prompt_logprobs import PromptLogprobs, read_prompt_logprobs, split_prompts
 from starlette.responses import JSONResponse, Response
 
+from hf_dynasor.core import RequestKey, SamplingParams
+from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.serving.http import params, shapes, sse, wire
 from hf_dynasor.serving.http.branches import Branch, PlainBranch, WatchedBranch
 from hf_dynasor.serving.http.bridge import check_time
@@ -20,8 +19,11 @@ from hf_dynasor.serving.http.chat import check_stream_options
 from hf_dynasor.serving.http.errors import bad_request
 from hf_dynasor.serving.http.generation import Choice, Update, run_choices, sum_usage
 from hf_dynasor.serving.http.reasoning import ReasoningSplitter
+from hf_dynasor.serving.http.settings import Tenant
 from hf_dynasor.serving.http.state import ServerState, make_id
 from hf_dynasor.serving.http.streaming import StreamShape, stream_updates
+from hf_dynasor.serving.http.terms import ServingTerms, read_terms
+from hf_dynasor.serving.prompt_logprobs import PromptLogprobs, read_prompt_logprobs, split_prompts
 from hf_dynasor.stopping import Phase, StoppingRule, WatchSettings
 
 
@@ -36,12 +38,14 @@ class CompletionRun:
     prompts: list[tuple[int, ...]]
     choices: list[Choice]
     echoes: list[str]
+    terms: ServingTerms
     readings: list[PromptLogprobs] = field(default_factory=list)
 
     async def run(self) -> AsyncGenerator[Update, None]:
         """Read the prompts where their log-probabilities are wanted, then generate."""
         units = max(1, len(self.choices))
-        async with self.state.open_channel(units, priority=self.body.priority) as channel:
+        async with self.state.open_channel(units, self.terms) as channel:
+            channel.announce(self.id, self.terms.plan("completion", units, self.state.clock.now()))
             if self.body.echo and self.body.logprobs is not None:
                 await self._read_prompts()
             if self.choices:
@@ -73,13 +77,15 @@ class CompletionRun:
         return shapes.shape_usage(sum_usage(self.choices), num_prompt=sum(map(len, self.prompts)))
 
 
-async def answer_completion(body: wire.CompletionRequest, state: ServerState, *, now: int) -> Response:
+async def answer_completion(
+    body: wire.CompletionRequest, state: ServerState, *, now: int, tenant: Tenant | None = None
+) -> Response:
     """A completions request.
 
     Raises:
         ApiError: The request cannot be honoured.
     """
-    run = prepare_completion(body, state, now=now)
+    run = prepare_completion(body, state, now=now, tenant=tenant)
     if body.stream:
         updates = run.run()
         return await sse.respond(_stream(run, updates), close=updates.aclose)
@@ -88,7 +94,9 @@ async def answer_completion(body: wire.CompletionRequest, state: ServerState, *,
     return JSONResponse(_shape_whole(run))
 
 
-def prepare_completion(body: wire.CompletionRequest, state: ServerState, *, now: int) -> CompletionRun:
+def prepare_completion(
+    body: wire.CompletionRequest, state: ServerState, *, now: int, tenant: Tenant | None = None
+) -> CompletionRun:
     """Check everything and make the choices; nothing runs yet."""
     state.model.check_name(body.model)
     prompts = params.list_prompts(body.prompt)
@@ -110,7 +118,14 @@ def prepare_completion(body: wire.CompletionRequest, state: ServerState, *, now:
     tokenizer = state.model.tokenizer
     echoes = [_decode(tokenizer, ids) if body.echo else "" for ids in encoded]
     return CompletionRun(
-        body=body, state=state, id=name, created=now, prompts=encoded, choices=choices, echoes=echoes
+        body=body,
+        state=state,
+        id=name,
+        created=now,
+        prompts=encoded,
+        choices=choices,
+        echoes=echoes,
+        terms=read_terms(body, tenant, state.clock.now()),
     )
 
 

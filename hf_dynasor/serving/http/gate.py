@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_dynasor.clock import Clock
 from hf_dynasor.serving.http.errors import ApiError, overloaded
-from hf_dynasor.serving.http.settings import ServerSettings
+from hf_dynasor.serving.http.settings import ServerSettings, Tenant
 
 logger = logging.getLogger("hf_dynasor.access")
 
@@ -158,27 +158,30 @@ class Gate:
             await self._app(scope, receive, send)
             return
         try:
-            caller = self._find_caller(self._identify(scope))
+            name, key = self._identify(scope)
+            caller = self._find_caller(name)
             self._take_turn(caller)
         except ApiError as error:
             await _refuse(error, send)
             return
+        told = scope.setdefault("state", {})
+        told["tenant"] = self._settings.tenants.get(key, Tenant(name=caller.name))
         if self._settings.api_keys:
-            scope.setdefault("state", {})["caller"] = caller.name
+            told["caller"] = caller.name
         caller.num_running += 1
         try:
             await self._app(scope, receive, send)
         finally:
             caller.num_running -= 1
 
-    def _identify(self, scope: Scope) -> str:
-        """The caller's name: its key's place among the keys, or its address.
+    def _identify(self, scope: Scope) -> tuple[str, str]:
+        """The caller's name (its key's place among the keys, or its address), and its key.
 
         Every key is compared, in constant time, so that the time tells nothing of any of them.
         """
         keys = self._settings.api_keys
         if not keys:
-            return str((scope.get("client") or ("",))[0])
+            return str((scope.get("client") or ("",))[0]), ""
         shown = Headers(scope=scope).get("authorization", "")
         offered = shown[7:].strip() if shown[:7].lower() == "bearer " else ""
         matches = [hmac.compare_digest(offered.encode(), key.encode()) for key in keys]
@@ -190,7 +193,8 @@ class Gate:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        return f"key-{matches.index(True)}"
+        place = matches.index(True)
+        return f"key-{place}", keys[place]
 
     def _find_caller(self, name: str) -> _Caller:
         caller = self._callers.get(name)

@@ -43,6 +43,9 @@ class Job:
         result: What it ended with, when completed.
         error: Why it failed.
         num_attempts: How often it was begun.
+        tenant: Whose it is.
+        priority: A lower number is taken first.
+        deadline: When it should have ended, in Unix seconds; `None` for no deadline.
     """
 
     id: str
@@ -54,6 +57,9 @@ class Job:
     result: dict[str, Any] | None = field(default=None)
     error: str | None = None
     num_attempts: int = 0
+    tenant: str = ""
+    priority: int = 0
+    deadline: float | None = None
 
 
 class JobStore(Protocol):
@@ -76,7 +82,7 @@ class JobStore(Protocol):
         ...
 
     def take(self, limit: int) -> list[Job]:
-        """The oldest queued jobs, marked as running; each is taken once."""
+        """Queued jobs, lowest priority number first, then the oldest, marked as running; each is taken once."""
         ...
 
     def finish(
@@ -118,12 +124,20 @@ CREATE TABLE IF NOT EXISTS jobs (
     status TEXT NOT NULL,
     result TEXT,
     error TEXT,
-    num_attempts INTEGER NOT NULL DEFAULT 0
+    num_attempts INTEGER NOT NULL DEFAULT 0,
+    tenant TEXT NOT NULL DEFAULT '',
+    priority INTEGER NOT NULL DEFAULT 0,
+    deadline REAL
 );
 CREATE INDEX IF NOT EXISTS by_status ON jobs (status, number);
 CREATE INDEX IF NOT EXISTS by_batch ON jobs (batch, position);
 """
-_COLUMNS = "id, batch, position, created, request, status, result, error, num_attempts"
+_COLUMNS = (
+    "id, batch, position, created, request, status, result, error, num_attempts, tenant, priority, deadline"
+)
+
+# Columns that files of earlier releases lack.
+_ADDED = {"tenant": "TEXT NOT NULL DEFAULT ''", "priority": "INTEGER NOT NULL DEFAULT 0", "deadline": "REAL"}
 
 
 class SqliteJobStore:
@@ -144,6 +158,10 @@ class SqliteJobStore:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
+            present = {row[1] for row in self._db.execute("PRAGMA table_info(jobs)")}
+            for name, kind in _ADDED.items():
+                if name not in present:
+                    self._db.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
             self._db.execute(f"SELECT {_COLUMNS} FROM jobs LIMIT 1")
         except sqlite3.Error as error:
             raise InputError(
@@ -153,10 +171,14 @@ class SqliteJobStore:
     def add(self, jobs: Sequence[Job]) -> None:
         """See `JobStore`."""
         rows = [
-            (job.id, job.batch, job.position, job.created, json.dumps(job.request), job.status.value)
+            (
+                *(job.id, job.batch, job.position, job.created, json.dumps(job.request), job.status.value),
+                *(job.tenant, job.priority, job.deadline),
+            )
             for job in jobs
         ]
-        query = "INSERT INTO jobs (id, batch, position, created, request, status) VALUES (?, ?, ?, ?, ?, ?)"
+        names = "id, batch, position, created, request, status, tenant, priority, deadline"
+        query = f"INSERT INTO jobs ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -199,7 +221,7 @@ class SqliteJobStore:
 
     def take(self, limit: int) -> list[Job]:
         """See `JobStore`."""
-        query = f"SELECT {_COLUMNS} FROM jobs WHERE status = ? ORDER BY number LIMIT ?"
+        query = f"SELECT {_COLUMNS} FROM jobs WHERE status = ? ORDER BY priority, number LIMIT ?"
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             rows = self._db.execute(query, (JobStatus.QUEUED.value, limit)).fetchall()
@@ -271,4 +293,7 @@ def _read_row(row: Sequence[Any]) -> Job:
         result=json.loads(row[6]) if row[6] is not None else None,
         error=row[7],
         num_attempts=row[8],
+        tenant=row[9],
+        priority=row[10],
+        deadline=row[11],
     )

@@ -15,7 +15,7 @@ from hf_dynasor.engine import Ability, Engine, MeasuresRoom, Sink
 from hf_dynasor.grants import AllocationPolicy, Answer, GrantRecord
 from hf_dynasor.paths import PathRecord
 from hf_dynasor.program import ReasoningProgram
-from hf_dynasor.program_plan import ProgramPlan, SchedulesPrograms
+from hf_dynasor.program_plan import ProgramPlan, ProgramTerms, SchedulesPrograms
 
 
 class WatchedEngine:
@@ -139,9 +139,11 @@ async def follow_program(
     timeout_s: float,
     silence_s: float,
     progress: Progress | None = None,
+    terms: ProgramTerms | None = None,
 ) -> AsyncGenerator[ProgramEvent | None, None]:
     """Run a program; its events as they come, `None` for each `silence_s` seconds without one.
 
+    `terms` tell an engine that schedules programs how this one is to be served.
     With `progress` the paths are streamed and told of while they grow, which costs the engine some time.
     Closing the generator cancels the program and its requests.
 
@@ -169,7 +171,9 @@ async def follow_program(
 
     watched = WatchedEngine(engine, notice, streams=progress is not None)
     task = asyncio.ensure_future(
-        asyncio.wait_for(arun(program, watched, policy, timeout=timeout_s, on_grant=notice_grant), timeout_s)
+        asyncio.wait_for(
+            arun(program, watched, policy, timeout=timeout_s, on_grant=notice_grant, terms=terms), timeout_s
+        )
     )
     try:
         while not (task.done() and events.empty()):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Query, Request
@@ -22,8 +23,9 @@ from hf_dynasor.serving.http.model_info import ServedModel
 from hf_dynasor.serving.http.operations import read_state
 from hf_dynasor.serving.http.program_runs import ProgramEvent, Progress, follow_program
 from hf_dynasor.serving.http.recipes import build_recipe, count_units
-from hf_dynasor.serving.http.settings import ServerSettings
+from hf_dynasor.serving.http.settings import ServerSettings, Tenant
 from hf_dynasor.serving.http.state import ServerState
+from hf_dynasor.serving.http.terms import read_job_terms, read_tenant
 
 PROGRESS_S = 0.1
 """Least seconds between two tellings of growing paths."""
@@ -47,15 +49,19 @@ class ProgramRequest(wire.DynasorOptions):
     enable_thinking: bool | None = None
     answer_format: str | None = None
     stream_paths: bool = Field(False, description="Tell events of paths while they grow.")
+    priority: wire.Priority | None = None
 
 
-async def run_job(state: ServerState, job: Job) -> AsyncGenerator[ProgramEvent | None, None]:
+async def run_job(
+    state: ServerState, job: Job, *, wall_time: Callable[[], float] = time.time
+) -> AsyncGenerator[ProgramEvent | None, None]:
     """Run one job over the server's engine."""
     body = ProgramRequest.model_validate(job.request)
     recipe = build_recipe(state.settings.recipe, body, _read_fields(body))
     program, policy = recipe.build(_read_question(body), label=job.id)
     limit = state.settings.program_timeout_s
-    async with state.open_channel(count_units(recipe)) as channel:
+    terms = read_job_terms(job, state.settings, now=state.clock.now(), wall_now=wall_time())
+    async with state.open_channel(count_units(recipe), terms) as channel:
         events = follow_program(
             program,
             state.engine,
@@ -63,15 +69,16 @@ async def run_job(state: ServerState, job: Job) -> AsyncGenerator[ProgramEvent |
             timeout_s=limit,
             silence_s=SILENCE_S,
             progress=Progress(state.clock, PROGRESS_S) if body.stream_paths else None,
+            terms=terms.for_program(state.clock.now()),
         )
         try:
             async for event in events:
                 if event is not None and event.answer is not None:
                     channel.life.finish(event.answer.usage, [event.answer.stop_reason.value])
                     state.metrics.count_program(program.name, event.answer, channel.life.seconds)
-                    usage = {"usage": event.answer.usage.to_dict()}
+                    told = {"usage": event.answer.usage.to_dict()} | terms.describe(state.clock.now())
                     yield ProgramEvent(
-                        kind="answer", data=shape_answer(event.answer) | usage, answer=event.answer
+                        kind="answer", data=shape_answer(event.answer) | told, answer=event.answer
                     )
                 else:
                     yield event
@@ -90,7 +97,8 @@ def _add_program_routes(app: FastAPI, store: JobStore) -> None:
     async def submit(body: ProgramRequest, request: Request) -> dict[str, Any]:
         state = read_state(request)
         state.check_ready()
-        job = make_job(state.model, state.settings, body, f"prog-{uuid.uuid4().hex}", created=_now(request))
+        name, tenant = f"prog-{uuid.uuid4().hex}", read_tenant(request)
+        job = make_job(state.model, state.settings, body, name, created=_now(request), tenant=tenant)
         await _runner(request).add([job])
         return shape_job(job)
 
@@ -138,6 +146,7 @@ def _add_batch_routes(app: FastAPI, store: JobStore) -> None:
                 f"{batch}-{number}",
                 created=_now(request),
                 batch=batch,
+                tenant=read_tenant(request),
             )
             for number, line in enumerate(lines, start=1)
             if line.strip()
@@ -172,8 +181,9 @@ def make_job(
     body: ProgramRequest,
     name: str,
     *,
-    created: int,
+    created: float,
     batch: str | None = None,
+    tenant: Tenant | None = None,
 ) -> Job:
     """Check a request as a whole, so that what is taken can run."""
     model.check_name(body.model)
@@ -188,7 +198,10 @@ def make_job(
         id=name,
         batch=batch,
         position=position,
-        created=created,
+        created=int(created),
+        tenant=tenant.name if tenant is not None else "",
+        priority=body.priority or 0,
+        deadline=None if body.deadline_ms is None else created + body.deadline_ms / 1000,
         request=body.model_dump(exclude_unset=True),
     )
 
@@ -281,5 +294,5 @@ def _runner(request: Request) -> JobRunner:
     return runner
 
 
-def _now(request: Request) -> int:
-    return int(request.app.state.wall_time())
+def _now(request: Request) -> float:
+    return float(request.app.state.wall_time())

@@ -20,6 +20,7 @@ from hf_dynasor.serving.http.generation import Update
 from hf_dynasor.serving.http.responses_events import EventWriter
 from hf_dynasor.serving.http.responses_store import Kept, ResponseStore
 from hf_dynasor.serving.http.responses_wire import MessageItem, ResponseRequest
+from hf_dynasor.serving.http.settings import Tenant
 from hf_dynasor.serving.http.shapes import shape_chat_logprobs
 from hf_dynasor.serving.http.state import ServerState
 
@@ -109,14 +110,20 @@ class ResponseRun:
 
 
 async def answer_response(
-    body: ResponseRequest, state: ServerState, store: ResponseStore, *, owner: str, now: int
+    body: ResponseRequest,
+    state: ServerState,
+    store: ResponseStore,
+    *,
+    owner: str,
+    now: int,
+    tenant: Tenant | None = None,
 ) -> Response:
     """A response, or its beginning where it runs in the background.
 
     Raises:
         ApiError: The request cannot be honoured.
     """
-    run = prepare_response(body, state, store, owner=owner, now=now)
+    run = prepare_response(body, state, store, owner=owner, now=now, tenant=tenant)
     if body.background:
         return JSONResponse(_start(run))
     updates = run.chat.run()
@@ -128,14 +135,20 @@ async def answer_response(
 
 
 def prepare_response(
-    body: ResponseRequest, state: ServerState, store: ResponseStore, *, owner: str, now: int
+    body: ResponseRequest,
+    state: ServerState,
+    store: ResponseStore,
+    *,
+    owner: str,
+    now: int,
+    tenant: Tenant | None = None,
 ) -> ResponseRun:
     """Check everything; nothing runs yet."""
     _check_combinations(body)
     turns = list(store.find(body.previous_response_id, owner).turns) if body.previous_response_id else []
     turns += _list_turns(body)
     try:
-        chat = prepare_chat(_make_chat(body, turns), state, now=now)
+        chat = prepare_chat(_make_chat(body, turns), state, now=now, tenant=tenant)
     except ApiError as error:
         error.param = _NAMES.get(error.param or "", error.param)
         raise

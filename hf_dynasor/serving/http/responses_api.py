@@ -11,6 +11,7 @@ from hf_dynasor.serving.http.operations import read_state
 from hf_dynasor.serving.http.responses import answer_response, cancel
 from hf_dynasor.serving.http.responses_store import Kept, ResponseStore
 from hf_dynasor.serving.http.responses_wire import ResponseRequest
+from hf_dynasor.serving.http.terms import read_tenant
 from hf_dynasor.serving.http.watching import until_disconnect
 
 
@@ -21,7 +22,14 @@ def add_responses(app: FastAPI, store: ResponseStore) -> None:
     async def create_response(body: ResponseRequest, request: Request) -> Response:
         """One answer: whole, streamed with `stream`, or later with `background`."""
         now = int(request.app.state.wall_time())
-        answer = answer_response(body, read_state(request), store, owner=_name_caller(request), now=now)
+        answer = answer_response(
+            body,
+            read_state(request),
+            store,
+            owner=_name_caller(request),
+            now=now,
+            tenant=read_tenant(request),
+        )
         return await until_disconnect(request, answer)
 
     @app.get("/v1/responses/{response_id}")

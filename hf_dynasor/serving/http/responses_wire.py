@@ -111,6 +111,6 @@ class ResponseRequest(wire.Wire):
     top_k: int | None = Field(None, ge=-1, description="-1 and 0 keep all tokens.")
     min_p: float | None = Field(None, ge=0, lt=1)
     stop: str | list[str] | None = None
-    priority: int | None = Field(None, ge=-(2**31), le=2**31, description="Lower runs earlier.")
+    priority: wire.Priority | None = None
     chat_template_kwargs: wire.TemplateOptions | None = None
     dynasor: ResponseOptions | None = None

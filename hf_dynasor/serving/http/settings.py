@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hf_dynasor.errors import ConfigurationError
@@ -20,6 +21,25 @@ _AT_LEAST_ONE = (
     "max_response_characters",
 )
 _ABOVE_ZERO = ("request_timeout_s", "program_timeout_s", "drain_timeout_s", "keep_alive_s", "restart_delay_s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """On whose behalf requests come: those of one tenant are weighed together against the others'.
+
+    Args:
+        name: Tells tenants apart.
+        weight: What its waiting counts, above 0: `fair` gives a tenant of weight 2 twice the share of one of 1.
+    """
+
+    name: str = ""
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise ConfigurationError(
+                f"Got {self.weight = } of tenant {self.name!r} but expected a finite number above 0."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +64,7 @@ class ServerSettings:
         keep_alive_s: Seconds of silence after which a stream sends a comment.
         restart_delay_s: Seconds before a dead engine is started again; doubled with each failure, at most 60.
         api_keys: Keys that clients must show as `Authorization: Bearer KEY`; none leaves the server open.
+        tenants: Whose each key is; a key that is not here is a tenant of its own, of weight 1.
         requests_per_minute: Limit for each key (or, without keys, each address); `None` sets none.
         max_concurrent_per_key: Requests that one key may have in flight; `None` sets none.
         allowed_origins: Browser origins that may call the server; none by default.
@@ -67,6 +88,7 @@ class ServerSettings:
     keep_alive_s: float = 15.0
     restart_delay_s: float = 1.0
     api_keys: tuple[str, ...] = ()
+    tenants: Mapping[str, Tenant] = field(default_factory=dict)
     requests_per_minute: int | None = None
     max_concurrent_per_key: int | None = None
     allowed_origins: tuple[str, ...] = ()
@@ -87,3 +109,11 @@ class ServerSettings:
                 )
         if any(not key.strip() for key in self.api_keys):
             raise ConfigurationError("Got an empty API key. Remove it, or give it some characters.")
+        if unknown := len(set(self.tenants) - set(self.api_keys)):
+            raise ConfigurationError(
+                f"Got tenants for {unknown} keys that are not among api_keys. Add the keys, or leave the tenants out."
+            )
+
+    def find_weight(self, tenant: str) -> float:
+        """The weight of a tenant by its name; 1 for one that is unknown."""
+        return next((each.weight for each in self.tenants.values() if each.name == tenant), 1.0)

@@ -17,6 +17,7 @@ from hf_dynasor.serving.http.errors import ApiError, unavailable
 from hf_dynasor.serving.http.metrics import Metrics, RequestLife
 from hf_dynasor.serving.http.model_info import ServedModel
 from hf_dynasor.serving.http.settings import ServerSettings
+from hf_dynasor.serving.http.terms import ServingTerms
 
 _serials = itertools.count()
 
@@ -68,7 +69,7 @@ class ServerState:
             raise unavailable(str(error)) from None
 
     @asynccontextmanager
-    async def open_channel(self, units: int, *, priority: int | None = None) -> AsyncIterator[Channel]:
+    async def open_channel(self, units: int, terms: ServingTerms) -> AsyncIterator[Channel]:
         """Wait for room, then a channel to the engine; both are given back at the end.
 
         How it went is told to the metrics: whoever uses the channel tells them a good end.
@@ -76,7 +77,7 @@ class ServerState:
         life = RequestLife(self.metrics, self.clock)
         try:
             self.check_ready()
-            async with self.admission.admit(units, priority=priority or 0):
+            async with self.admission.admit(units, priority=terms.priority):
                 self.check_ready()
                 life.note_admission()
                 channel = Channel(self.engine, self.pump, life)

@@ -11,7 +11,11 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
+"""A week: later deadlines are none."""
+
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Priority = Annotated[int, Field(ge=-(2**31), le=2**31, description="Lower runs earlier.")]
 Effort = Literal["mild", "low", "mid", "high", "crazy"]
 
 
@@ -59,6 +63,9 @@ class DynasorOptions(Wire):
     instruction: str | None = Field(
         None, max_length=2000, description="Appended to the question; '' adds nothing."
     )
+    deadline_ms: int | None = Field(
+        None, ge=1, le=MAX_DEADLINE_MS, description="Milliseconds from now by which it should have ended."
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Further options of the program.")
 
     @property
@@ -98,7 +105,7 @@ class Sampling(Wire):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
-    priority: int | None = Field(None, ge=-(2**31), le=2**31, description="Lower runs earlier.")
+    priority: Priority | None = None
     request_id: str | None = Field(None, min_length=1, max_length=200)
     user: str | None = Field(None, description="For the client's own records.")
     metadata: dict[str, str] | None = Field(None, description="For the client's own records.")
