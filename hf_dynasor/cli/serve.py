@@ -42,7 +42,9 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
         "--job-store", metavar="FILE", help="keeps /v1/programs and batches across restarts (default: memory)"
     )
     parser.add_argument(
-        "--api-key-file", metavar="FILE", help="keys that clients must show, a line each: KEY [TENANT [WEIGHT]]"
+        "--api-key-file",
+        metavar="FILE",
+        help="keys that clients must show, a line each: KEY [TENANT [WEIGHT]]",
     )
     parser.add_argument("--requests-per-minute", type=positive, help="limit for each key")
     parser.add_argument("--max-concurrent-per-key", type=positive, help="requests of one key in flight")
