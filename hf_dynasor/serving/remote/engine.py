@@ -9,12 +9,11 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from hf_dynasor.clock import Clock, MonotonicClock
 from hf_dynasor.core import FinishReason, Generate, Request, RequestKey
@@ -31,9 +30,9 @@ from hf_dynasor.serving.remote.probing import Found, look_at_server
 from hf_dynasor.serving.remote.prompts import PromptWriter
 from hf_dynasor.serving.remote.retries import RetryPolicy
 from hf_dynasor.serving.remote.scoring import Scoring
-from hf_dynasor.serving.remote.setup import choose_writer, find_tokenizer
+from hf_dynasor.serving.remote.setup import BodyBuilder, choose_writer, find_tokenizer, open_client
 from hf_dynasor.serving.remote.tracks import Knowledge, RemoteTrack
-from hf_dynasor.serving.remote.wire import build_body, check_sampling
+from hf_dynasor.serving.remote.wire import check_sampling
 from hf_dynasor.serving.remote.worker import RemoteWorker
 from hf_dynasor.serving.rewards.model import RewardModel
 from hf_dynasor.serving.rewards.worker import ScoreTrack
@@ -117,20 +116,17 @@ class RemoteEngine:
         self._ledger = Ledger(self._name)
         self._scoring = Scoring(reward, self._ledger, self.loaded)
         self._scheduling: ProgramScheduling = make_scheduling(scheduler, max_in_flight, clock)
-        limits = httpx.Limits(max_connections=max_in_flight + 4, max_keepalive_connections=max_in_flight + 4)
         self.worker = RemoteWorker(
             self._ledger,
             self._scheduling,
             self.writer,
-            _BodyBuilder(self.found, self.loaded),
-            lambda: httpx.AsyncClient(
-                headers=self.address.headers, timeout=bounds.timeout, limits=limits, transport=async_transport
-            ),
-            lambda client: Exchange(
-                client,
-                self.address,
-                retries or RetryPolicy(),
-                bounds,
+            BodyBuilder(self.found, self.loaded),
+            partial(open_client, self.address, bounds, max_in_flight, async_transport),
+            partial(
+                Exchange,
+                address=self.address,
+                policy=retries or RetryPolicy(),
+                bounds=bounds,
                 clock=clock,
                 rng=random.Random(self._rng.random()),
                 wall_time=wall_time,
@@ -285,27 +281,6 @@ class RemoteEngine:
             logger.warning(
                 "%s gave no account of a request's tokens: they are counted here, %s.", self._name, how
             )
-
-
-class _BodyBuilder:
-    """The JSON of a request, for one server."""
-
-    def __init__(self, found: Found, loaded: LoadedModel | None) -> None:
-        self._found = found
-        self._eos = sorted(loaded.eos_token_ids) if loaded is not None else []
-        self._pad = loaded.pad_token_id if loaded is not None else None
-
-    def __call__(self, track: RemoteTrack) -> Mapping[str, Any]:
-        assert track.wire is not None  # written before
-        return build_body(
-            track.wire,
-            track.request.sampling,
-            self._found.dialect,
-            model=self._found.model,
-            priority=track.priority,
-            eos_token_ids=self._eos,
-            pad_token_id=self._pad,
-        )
 
 
 def _shut_down(ledger: Ledger, worker: RemoteWorker, scoring: Scoring) -> None:

@@ -101,7 +101,7 @@ def _get(client: httpx.Client, address: Address, url: str) -> Any:
         reply = client.get(url)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         failure = read_transport_error(error, address.base_url)
-        if isinstance(error, httpx.RemoteProtocolError) and url.startswith("http://"):
+        if isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError)) and url.startswith("http://"):
             raise RemoteFailure(
                 f"{failure} If it is a TLS server, write https:// for http://.", is_transient=True
             ) from None

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from hf_dynasor.errors import ConfigurationError, MissingExtraError, ModelLoadError
 from hf_dynasor.serving.loading import LoadedModel
+from hf_dynasor.serving.remote.address import Address
+from hf_dynasor.serving.remote.exchange import Bounds
 from hf_dynasor.serving.remote.probing import Found
 from hf_dynasor.serving.remote.prompts import LocalWriter, PlainWriter, PromptWriter, ServerWriter
+from hf_dynasor.serving.remote.tracks import RemoteTrack
 from hf_dynasor.serving.remote.weightless import load_tokenizer
+from hf_dynasor.serving.remote.wire import build_body
 
 logger = logging.getLogger(__name__)
 
@@ -77,3 +85,34 @@ def _encodes_itself(found: Found) -> bool:
     """Whether the server has `/tokenize` in a shape that is known; one that documents its routes must list it."""
     is_listed = not found.routes or "/tokenize" in found.routes
     return found.dialect.has_tokenize and found.dialect.takes_ids and is_listed
+
+
+class BodyBuilder:
+    """The JSON of a request, for one server."""
+
+    def __init__(self, found: Found, loaded: LoadedModel | None) -> None:
+        self._found = found
+        self._eos = sorted(loaded.eos_token_ids) if loaded is not None else []
+        self._pad = loaded.pad_token_id if loaded is not None else None
+
+    def __call__(self, track: RemoteTrack) -> Mapping[str, Any]:
+        """The body; the prompt must be written."""
+        assert track.wire is not None  # written before
+        return build_body(
+            track.wire,
+            track.request.sampling,
+            self._found.dialect,
+            model=self._found.model,
+            priority=track.priority,
+            eos_token_ids=self._eos,
+            pad_token_id=self._pad,
+        )
+
+
+def open_client(address: Address, bounds: Bounds, max_in_flight: int, transport: Any) -> httpx.AsyncClient:
+    """Connections of the engine's own; a few more than requests, for what is asked beside them."""
+    most = max_in_flight + 4
+    limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
+    return httpx.AsyncClient(
+        headers=address.headers, timeout=bounds.timeout, limits=limits, transport=transport
+    )

@@ -59,6 +59,7 @@ class RemoteTrack:
     teller: Teller = field(default_factory=Teller)
     num_attempts: int = 0
     num_wasted: int = 0
+    is_answered: bool = False
     is_cancelled: bool = False
     is_settled: bool = False
 

@@ -153,8 +153,8 @@ class RemoteWorker:
             received = track.received
             assert received is not None  # else it would have failed
             assert received.reason is not None
-            self._scheduling.finished(track.serial, received.num_tokens)
             self._ledger.settle(track, received.reason)
+            track.is_answered = True
         except RemoteFailure as failure:
             self._report(track, failure, began)
         except Exception as error:  # a fault of ours must end its own request, not the others'
@@ -163,8 +163,11 @@ class RemoteWorker:
 
     def _leave(self, track: RemoteTrack, task: asyncio.Task[None]) -> None:
         """Whatever happened, the place is given back and somebody is told; a task may be cancelled before it began."""
-        self._scheduling.cancelled(track.serial)  # nothing, where it has ended by itself
-        self._ledger.settle(track, FinishReason.CANCELLED)
+        if track.is_answered and track.received is not None:
+            self._scheduling.finished(track.serial, track.received.num_tokens)
+        else:
+            self._scheduling.cancelled(track.serial)
+        self._ledger.settle(track, FinishReason.CANCELLED)  # nothing, where it has ended otherwise
         self.num_ended += 1
         self._tracks.pop(track.serial, None)
         self._tasks.pop(track.serial, None)
