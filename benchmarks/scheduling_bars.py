@@ -1,11 +1,12 @@
 """Sustained rates and tightest deadlines in the simulator on real lengths, against `lpm` without certaindex.
 
-    python benchmarks/scheduling_bars.py [--traces ../shared/data/traces] [--only embedded aime24]
+    python benchmarks/scheduling_bars.py [--traces ../shared/data/traces] [--only embedded aime24] [--resume bars.json]
 
 For each workload and SLO scale: the rate at which each contender meets 90% of the deadlines, and the tightest scale
 that 90% of the programs meet at the baseline's rate and at ours. Thresholds are calibrated on one half of the
-questions, figures are taken on the other. A workload whose traces are not there is left out, and said so. Ends with
-one JSON line.
+questions, figures are taken on the other; single chains in five parts, each with a threshold from the four others. A
+workload whose traces are not there is left out, and said so. `--resume` keeps each workload as it ends, and goes on
+there. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hf_dynasor.evaluation.scheduling_calibration import MAX_LOSS, cross_calibrate, split_positions
 from hf_dynasor.evaluation.scheduling_study import (
-    MAX_LOSS,
     Contender,
     Study,
-    bound_loss,
     make_contenders,
     make_study,
     prepare_study,
-    split_positions,
 )
 from hf_dynasor.evaluation.statistics import paired_difference
 from hf_dynasor.evaluation.workloads import open_depth_workload, open_workload
 from hf_dynasor.scheduler import Even, Limits, StaticThreshold
-from hf_dynasor.scheduler.depth import ConfidenceExit, FullDepth
+from hf_dynasor.scheduler.depth import FullDepth
+from hf_dynasor.scheduler.depth_evidence import EvidenceExit
 from hf_dynasor.scheduler.simulate import Workload
-from hf_dynasor.scheduler.simulate.programs import replay_allocation
 
 EMBEDDED = Path(__file__).parent / "workloads" / "embedded_self_consistency.json"
 BASELINE, OURS, BOUND = "lpm", "gang_sjf + certaindex", "oracle + certaindex"
 BARS = (BASELINE, "lpm + certaindex", OURS, BOUND)
-CONFIDENCES = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+EVIDENCE = (6.5, 7.5, 8.5, 9.5, 11.0, 12.0, 13.0, 14.0, 16.0)
+NUM_PARTS = 5
+DRAWS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Case:
         budget: Branches of a program.
         num_programs: Programs of a run.
         max_requests: Places of the engine.
-        is_depth: Whether certaindex ends chains (probability of the answer) instead of counting samples.
+        is_depth: Whether certaindex ends chains (evidence for the answer) instead of counting samples.
         stop_decided: Whether certaindex is read at every end, and what cannot change the vote is given up, instead of
             at a detection point: for widths too small to be split into grants.
         scales: SLO scales.
@@ -107,9 +108,10 @@ CASES = (
 
 def run_bars(arguments: argparse.Namespace) -> dict[str, Any]:
     """Sustained rates and tightest deadlines on each workload."""
-    rows = {}
+    kept = Path(arguments.resume) if arguments.resume else None
+    rows = json.loads(kept.read_text()) if kept is not None and kept.is_file() else {}
     for case in CASES:
-        if arguments.only and case.name not in arguments.only:
+        if case.name in rows or (arguments.only and case.name not in arguments.only):
             continue
         files = [Path(arguments.traces) / name for name in case.files] or [EMBEDDED]
         missing = [str(path) for path in files if not path.is_file()]
@@ -118,6 +120,8 @@ def run_bars(arguments: argparse.Namespace) -> dict[str, Any]:
             continue
         study, contenders, how = _prepare_case(case, files)
         rows[case.name] = _measure_case(case, study, contenders) | {"certaindex": how}
+        if kept is not None:
+            kept.write_text(json.dumps(rows))
     return {"benchmark": "scheduling_bars", "max_loss": MAX_LOSS, "workloads": rows}
 
 
@@ -136,26 +140,22 @@ def _prepare_case(case: Case, files: Sequence[Path]) -> tuple[Study, dict[str, C
 def _prepare_depth(
     case: Case, files: Sequence[Path], limits: Limits
 ) -> tuple[Study, dict[str, Contender], str]:
-    """Chains that end once the probability of the answer exceeds a threshold, calibrated on half of the questions.
-
-    The strictest threshold is taken where none keeps the bound, and the words say so.
-    """
+    """Chains that end once the evidence for their answer is enough, by a threshold chosen without their question."""
     full = open_depth_workload(files, FullDepth())
-    calibration, test = split_positions(len(full.questions))
-    before = replay_allocation(_all_branches(full.keep(calibration, "")), Even()).accuracies
-    for confidence in CONFIDENCES:
-        exiting = open_depth_workload(files, ConfidenceExit(threshold=confidence))
-        after = replay_allocation(_all_branches(exiting.keep(calibration, "")), Even()).accuracies
-        if is_bounded := bound_loss(before, after) <= MAX_LOSS:
-            break
-    study = make_study(full.keep(test, ""), num_programs=case.num_programs, limits=limits)
-    shorter = exiting.keep(test, "")
+    rules = {
+        str(threshold): open_depth_workload(files, EvidenceExit(threshold=threshold, give_up=None))
+        for threshold in EVIDENCE
+    }
+    found = cross_calibrate(full, rules, num_parts=NUM_PARTS)
+    study = make_study(full, num_programs=case.num_programs, limits=limits)
     contenders = {
-        name: replace(contender, workload=shorter if "certaindex" in name else None)
+        name: replace(contender, workload=found.workload if "certaindex" in name else None)
         for name, contender in make_contenders(StaticThreshold(), BARS).items()
     }
-    words = "" if is_bounded else ", loss not bounded on the calibration half"
-    return study, contenders, f"answer probability > {confidence}{words}"
+    chosen = ", ".join(
+        name if is_bounded else f"{name} (loss not bounded)" for name, is_bounded in found.chosen
+    )
+    return study, contenders, f"evidence in nats > {chosen}, for each of {NUM_PARTS} parts by the others"
 
 
 def _prepare_decided(
@@ -169,16 +169,6 @@ def _prepare_decided(
         for name, contender in make_contenders(Even(), BARS).items()
     }
     return study, contenders, "vote decided"
-
-
-def _all_branches(workload: Workload) -> Workload:
-    """Each branch a question of its own, so that every one of them counts."""
-    questions = tuple(
-        replace(question, id=f"{question.id}/{index}", branches=(branch,))
-        for question in workload.questions
-        for index, branch in enumerate(question.branches)
-    )
-    return replace(workload, questions=questions)
 
 
 def _measure_case(case: Case, study: Study, contenders: dict[str, Contender]) -> dict[str, Any]:
@@ -199,20 +189,30 @@ def _measure_case(case: Case, study: Study, contenders: dict[str, Contender]) ->
 
 
 def _compare_accuracy(study: Study, contenders: dict[str, Contender], rate: float) -> dict[str, Any]:
-    """Accuracy of the baseline and of ours, and the difference, paired program by program, with its interval."""
-    before, after = (
+    """Accuracy of the baseline and of ours, and the difference, paired question by question, with its interval.
+
+    Over many draws of each question's branches: which of them a single run draws moves its accuracy by more than the
+    loss that is looked for. What the programs of one run answered stands beside it.
+    """
+    before, after = (study.accuracies(contenders[name], draws=DRAWS) for name in (BASELINE, OURS))
+    row = _describe_difference(before, after)
+    once = [
         [float(outcome.is_correct) for outcome in study.run(contenders[name], rate).outcomes]
         for name in (BASELINE, OURS)
-    )
+    ]
+    row["in_one_run"] = _describe_difference(*once)
+    print(f"  accuracy {json.dumps(row)}", flush=True)
+    return row
+
+
+def _describe_difference(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
     difference = paired_difference(before, after)
-    row = {
+    return {
         BASELINE: round(sum(before) / len(before), 4),
         OURS: round(sum(after) / len(after), 4),
         "difference": round(difference.mean, 4),
         "interval": [round(difference.low, 4), round(difference.high, 4)],
     }
-    print(f"  accuracy {json.dumps(row)}", flush=True)
-    return row
 
 
 def _compare(
@@ -246,6 +246,7 @@ def main() -> None:
     )
     parser.add_argument("--traces", default="../shared/data/traces")
     parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES])
+    parser.add_argument("--resume", metavar="FILE.json", help="keep what is measured, and go on from it")
     print(json.dumps(run_bars(parser.parse_args())))
 
 

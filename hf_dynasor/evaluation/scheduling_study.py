@@ -8,13 +8,11 @@ program that has the engine to itself at its full budget.
 from __future__ import annotations
 
 import math
-import random
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hf_dynasor.certaindex import Thresholds
 from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.evaluation.scheduling_calibration import MAX_LOSS, calibrate_static, split_positions
 from hf_dynasor.grants import AllocationPolicy, Decision, GrantRecord, Knob, StopReason
 from hf_dynasor.scheduler import Ageing, Even, Limits, StaticThreshold, make_scheduling_policy
 from hf_dynasor.scheduler.policies import SchedulingPolicy
@@ -28,11 +26,6 @@ from hf_dynasor.scheduler.simulate import (
 )
 from hf_dynasor.scheduler.simulate.programs import replay_allocation
 
-DETECT_AT = (2, 3, 4, 5, 8)
-ENTROPIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.9)
-MAX_LOSS = 0.005
-"""Accuracy that the calibrated threshold may lose: the upper 90% bound of its loss on the calibration questions."""
-ONE_SIDED_90 = 1.2816
 MAX_WAIT_IN_BASES = 50.0
 """Ageing in the study: so many times the base. Long, so that the orders themselves are compared."""
 
@@ -120,6 +113,22 @@ class Study:
         """Share of the programs that meet their deadlines."""
         return self.run(contender, rate, scale).attainment(scale, self.base)
 
+    def accuracies(self, contender: Contender, *, draws: int) -> tuple[float, ...]:
+        """For each question the share of so many programs that are right; order and arrivals change no answer.
+
+        Where a program is one branch, all recorded branches are counted instead of drawing.
+        """
+        workload = contender.workload or self.workload
+        if workload.budget == 1:
+            return tuple(
+                sum(branch.is_correct for branch in question.branches) / len(question.branches)
+                for question in workload.questions
+            )
+        replayed = replay_allocation(
+            workload, contender.allocation, draws=draws, seed=self.seed, stop_decided=contender.stop_decided
+        )
+        return replayed.accuracies
+
     def sustained_rate(
         self, contender: Contender, scale: float, *, share: float = 0.9, start: float, precision: float = 0.03
     ) -> float | None:
@@ -168,53 +177,6 @@ def measure_alone(workload: Workload, engine: EngineModel, limits: Limits, *, se
         seed=seed,
     )
     return slow.run().mean_latency
-
-
-def split_positions(num_questions: int, *, seed: int = 0) -> tuple[list[int], list[int]]:
-    """A random half of the questions to calibrate on, and the others, on which figures are taken."""
-    shuffled = random.Random(f"{seed}/split").sample(range(num_questions), num_questions)
-    middle = num_questions // 2
-    return sorted(shuffled[:middle]), sorted(shuffled[middle:])
-
-
-def bound_loss(before: Sequence[float], after: Sequence[float]) -> float:
-    """Upper 90% bound of the mean accuracy lost, question by question, by the normal approximation."""
-    losses = [old - new for old, new in zip(before, after, strict=True)]
-    mean = statistics.fmean(losses)
-    error = statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else math.inf
-    return mean + ONE_SIDED_90 * error
-
-
-def calibrate_static(
-    workload: Workload, *, draws: int = 8, max_loss: float = MAX_LOSS
-) -> StaticThreshold | None:
-    """The threshold and detection point with fewest tokens whose loss of accuracy is bounded on a workload.
-
-    Args:
-        workload: Questions to calibrate on, apart from those that figures are taken on.
-        draws: Random orders of each question's branches.
-        max_loss: What the upper 90% bound of the loss may be at most.
-
-    Returns:
-        The policy; `None` where none keeps the bound.
-    """
-    full = replay_allocation(workload, Even(), draws=draws)
-    found = [
-        (replayed.num_tokens, policy.detect_at, policy)
-        for policy in _list_policies(workload.budget)
-        for replayed in [replay_allocation(workload, policy, draws=draws)]
-        if bound_loss(full.accuracies, replayed.accuracies) <= max_loss
-    ]
-    return min(found, key=lambda item: item[:2])[2] if found else None
-
-
-def _list_policies(budget: int) -> list[StaticThreshold]:
-    return [
-        StaticThreshold(thresholds=Thresholds(entropy=entropy), detect_at=detect_at, name="calibrated")
-        for detect_at in DETECT_AT
-        if detect_at < budget
-        for entropy in ENTROPIES
-    ]
 
 
 def make_contenders(certain: AllocationPolicy, names: Sequence[str] = ()) -> dict[str, Contender]:
@@ -293,11 +255,8 @@ __all__ = [
     "Contender",
     "EvenInWaves",
     "Study",
-    "bound_loss",
-    "calibrate_static",
     "make_contenders",
     "make_study",
     "measure_alone",
     "prepare_study",
-    "split_positions",
 ]

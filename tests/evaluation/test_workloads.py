@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from hf_dynasor.errors import ConfigurationError, InputError
-from hf_dynasor.evaluation.scheduling_study import (
-    Contender,
+from hf_dynasor.evaluation.scheduling_calibration import (
     bound_loss,
     calibrate_static,
-    make_contenders,
-    make_study,
+    cross_calibrate,
     split_positions,
 )
+from hf_dynasor.evaluation.scheduling_study import Contender, make_contenders, make_study
 from hf_dynasor.evaluation.workloads import open_depth_workload, open_workload
 from hf_dynasor.scheduler import Even, Limits, StaticThreshold, make_scheduling_policy
 from hf_dynasor.scheduler.depth import ConfidenceExit, FullDepth
@@ -166,3 +165,72 @@ def test_a_contender_may_bring_shorter_branches():
 def test_an_unknown_contender_lists_the_known_ones():
     with pytest.raises(ConfigurationError, match="Known: lpm"):
         make_contenders(StaticThreshold(), ["vllm"])
+
+
+def make_chains(rights, num_tokens=100, name="chains"):
+    """One chain for each question."""
+    questions = tuple(
+        RecordedQuestion(
+            id=str(index),
+            prompt_tokens=4,
+            branches=(RecordedBranch(num_tokens=num_tokens, group=0, is_correct=is_right),),
+        )
+        for index, is_right in enumerate(rights)
+    )
+    return Workload(name=name, unit="chains", budget=1, questions=questions)
+
+
+def test_each_part_gets_the_cheapest_rule_that_loses_nothing_on_the_others():
+    full = make_chains([True] * 40)
+    rules = {
+        "safe": make_chains([True] * 40, 60),
+        "bold": make_chains([index % 4 > 0 for index in range(40)], 20),
+    }
+    found = cross_calibrate(full, rules, num_parts=5)
+    assert found.chosen == (("safe", True),) * 5
+    assert [question.branches for question in found.workload.questions] == [
+        question.branches for question in rules["safe"].questions
+    ]
+    assert found.workload.name == full.name
+
+
+def test_a_rule_is_judged_without_the_question_that_it_is_used_on():
+    """The bold rule fails on one question only: wherever that one is among those to choose on, it is refused."""
+    full = make_chains([True] * 10)
+    rules = {
+        "safe": make_chains([True] * 10, 60),
+        "bold": make_chains([index != 3 for index in range(10)], 20),
+    }
+    found = cross_calibrate(full, rules, num_parts=10, max_loss=0.005)
+    used = [question.branches[0].num_tokens for question in found.workload.questions]
+    assert used == [20 if index == 3 else 60 for index in range(10)]
+
+
+def test_where_no_rule_keeps_the_bound_the_least_harmful_is_taken_and_told():
+    full = make_chains([True] * 20)
+    rules = {
+        "worse": make_chains([index % 2 > 0 for index in range(20)], 10),
+        "bad": make_chains([index % 5 > 0 for index in range(20)], 50),
+    }
+    assert set(cross_calibrate(full, rules, num_parts=4).chosen) == {("bad", False)}
+    with pytest.raises(ConfigurationError, match="num_parts = 21"):
+        cross_calibrate(full, rules, num_parts=21)
+
+
+def test_accuracy_over_many_draws_is_the_share_of_right_votes():
+    workload = make_workload(30, agreeing=0.5)
+    study = make_study(workload, num_programs=20, limits=Limits(max_requests=16))
+    contenders = make_contenders(StaticThreshold(detect_at=3))
+    plain = study.accuracies(contenders["lpm"], draws=4)
+    assert plain == study.accuracies(contenders["gang_sjf"], draws=4)
+    assert len(plain) == 30
+    assert {round(4 * share) / 4 for share in plain} == set(plain)
+    decided = Contender(
+        name="decided", scheduling=make_scheduling_policy("lpm"), allocation=Even(), stop_decided=True
+    )
+    assert study.accuracies(decided, draws=4) == plain
+    halves = make_chains([True, False, True])
+    short = Contender(
+        name="short", scheduling=make_scheduling_policy("lpm"), allocation=Even(), workload=halves
+    )
+    assert study.accuracies(short, draws=99) == (1.0, 0.0, 1.0)

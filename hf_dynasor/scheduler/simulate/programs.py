@@ -152,12 +152,20 @@ class AllocationReplay:
 
 
 def replay_allocation(
-    workload: Workload, policy: AllocationPolicy, *, draws: int = 1, seed: int = 0
+    workload: Workload,
+    policy: AllocationPolicy,
+    *,
+    draws: int = 1,
+    seed: int = 0,
+    stop_decided: bool = False,
 ) -> AllocationReplay:
-    """Run every question's program so many times, each with a random order of its branches."""
+    """Run every question's program so many times, each with a random order of its branches.
+
+    Branches end one after another; with `stop_decided`, those that are given up never began and cost nothing.
+    """
     programs = [
         [
-            _run_alone(question, workload, policy, random.Random(f"{seed}/{draw}/{position}"))
+            _run_alone(question, workload, policy, random.Random(f"{seed}/{draw}/{position}"), stop_decided)
             for draw in range(draws)
         ]
         for position, question in enumerate(workload.questions)
@@ -169,13 +177,20 @@ def replay_allocation(
 
 
 def _run_alone(
-    question: RecordedQuestion, workload: Workload, policy: AllocationPolicy, rng: random.Random
+    question: RecordedQuestion,
+    workload: Workload,
+    policy: AllocationPolicy,
+    rng: random.Random,
+    stop_decided: bool,
 ) -> SimulatedProgram:
     branches = rng.sample(question.branches, workload.budget)
-    program = SimulatedProgram(question, branches, policy, workload.unit)
+    program = SimulatedProgram(question, branches, policy, workload.unit, stop_decided=stop_decided)
     while indices := program.ask():
         for index in indices:
-            program.note_finished(index)
+            if program.note_finished(index):
+                break
+        for index in tuple(program.open):
+            program.give_up(index, 0)
     return program
 
 
