@@ -30,6 +30,19 @@ FORMULAS = st.sampled_from(
 ANYTHING = st.one_of(SPELLED.map(lambda pair: pair[1]), FORMULAS, st.none())
 
 
+LATEX = st.recursive(
+    st.sampled_from(["x", "y", "2", "7", "0.5", r"\pi", "i"]),
+    lambda inner: st.one_of(
+        st.builds(lambda a, b: rf"\frac{{{a}}}{{{b}}}", inner, inner),
+        st.builds(lambda a, b: rf"({a} + {b})", inner, inner),
+        st.builds(lambda a, b: rf"{a} \cdot {b}", inner, inner),
+        st.builds(lambda a: rf"\sqrt{{{a}}}", inner),
+        st.builds(lambda a, b: f"({a}, {b})", inner, inner),
+    ),
+    max_leaves=4,
+)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(SPELLED, min_size=1, max_size=12))
 def test_numbers_are_grouped_by_value_alone(spelled: list[tuple[Fraction, str]]) -> None:
@@ -42,7 +55,7 @@ def test_numbers_are_grouped_by_value_alone(spelled: list[tuple[Fraction, str]])
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(ANYTHING.filter(lambda answer: answer is not None), min_size=3, max_size=3))
+@given(st.lists(st.one_of(ANYTHING.filter(lambda answer: answer is not None), LATEX), min_size=3, max_size=3))
 def test_sameness_is_reflexive_symmetric_and_transitive(answers: list[str]) -> None:
     def are_same(first: str, second: str) -> bool:
         return len(group_answers([first, second]).groups) == 1
@@ -60,19 +73,6 @@ def test_sameness_is_reflexive_symmetric_and_transitive(answers: list[str]) -> N
 @given(st.text(max_size=60), st.sampled_from(["auto", "number", "choice", "yes_no", "text"]))
 def test_any_string_has_one_key(text: str, format: str) -> None:
     assert canonicalise(text, format=format) == canonicalise(text, format=format)  # type: ignore[arg-type]
-
-
-LATEX = st.recursive(
-    st.sampled_from(["x", "y", "2", "7", "0.5", r"\pi", "i"]),
-    lambda inner: st.one_of(
-        st.builds(lambda a, b: rf"\frac{{{a}}}{{{b}}}", inner, inner),
-        st.builds(lambda a, b: rf"({a} + {b})", inner, inner),
-        st.builds(lambda a, b: rf"{a} \cdot {b}", inner, inner),
-        st.builds(lambda a: rf"\sqrt{{{a}}}", inner),
-        st.builds(lambda a, b: f"({a}, {b})", inner, inner),
-    ),
-    max_leaves=4,
-)
 
 
 @settings(max_examples=40, deadline=None)
