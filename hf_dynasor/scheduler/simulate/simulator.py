@@ -8,25 +8,19 @@ of the same scheduler would make.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hf_dynasor.core import RequestKey
 from hf_dynasor.errors import ConfigurationError, ProgramError
 from hf_dynasor.grants import AllocationPolicy
 from hf_dynasor.scheduler.ageing import Ageing
-from hf_dynasor.scheduler.estimates import WorkEstimator
 from hf_dynasor.scheduler.plans import Limits, StepPlan
 from hf_dynasor.scheduler.policies import SchedulingPolicy
-from hf_dynasor.scheduler.shell import Scheduler
 from hf_dynasor.scheduler.simulate.arrivals import Arrivals
 from hf_dynasor.scheduler.simulate.engine_model import EngineModel
-from hf_dynasor.scheduler.simulate.oracle import Oracle
-from hf_dynasor.scheduler.simulate.programs import SimulatedProgram
-from hf_dynasor.scheduler.simulate.results import SimulatedOutcome, SimulationResult
-from hf_dynasor.scheduler.simulate.virtual_engine import VirtualEngine
-from hf_dynasor.scheduler.simulate.workload import RecordedBranch, RecordedQuestion, Workload
-from hf_dynasor.scheduler.views import ProgramSpec, RequestSpec
+from hf_dynasor.scheduler.simulate.results import SimulationResult
+from hf_dynasor.scheduler.simulate.served_programs import ServedPrograms
+from hf_dynasor.scheduler.simulate.workload import Workload
 
 MAX_EVENTS = 10**9
 """Most turns of the loop; a run that needs more is broken."""
@@ -89,39 +83,28 @@ class Simulation:
 
 
 class _Run:
-    """One simulation under way: programs come and go; what runs between is the engine's."""
+    """One simulation under way: programs come; what runs between is the engine's."""
 
     def __init__(self, simulation: Simulation, on_plan: Callable[[float, StepPlan], None] | None) -> None:
-        self._simulation = simulation
-        self._oracle = Oracle() if simulation.knows_lengths else None
-        self._engine = VirtualEngine(
-            _make_scheduler(simulation, self._oracle),
-            simulation.engine,
-            siblings_wait=simulation.siblings_wait,
-            on_plan=on_plan,
-        )
-        rng = random.Random(f"{simulation.seed}/arrivals")
-        self._times = simulation.arrivals.draw(simulation.num_programs, rng)
-        self._questions = _draw_questions(simulation)
+        self._served = ServedPrograms(simulation, on_plan)
+        self._times = draw_times(simulation)
+        self._questions = draw_questions(simulation)
         self._num_arrived = 0
-        self._programs: dict[str, SimulatedProgram] = {}
-        self._outcomes: dict[int, SimulatedOutcome] = {}
 
     def run(self) -> SimulationResult:
-        engine = self._engine
+        served, engine = self._served, self._served.engine
         for _ in range(MAX_EVENTS):
             self._admit()
             if engine.step(self._next_arrival):
-                while (key := engine.pop_finished()) is not None:
-                    self._finish(key)
+                served.finish_due()
             elif self._num_arrived == len(self._times):
                 break
             else:
                 engine.now = max(engine.now, self._next_arrival)
-        if len(self._outcomes) != len(self._times):
-            raise ProgramError(f"Only {len(self._outcomes)} of {len(self._times)} programs ended.")
+        if len(served.outcomes) != len(self._times):
+            raise ProgramError(f"Only {len(served.outcomes)} of {len(self._times)} programs ended.")
         return SimulationResult(
-            outcomes=tuple(self._outcomes[index] for index in range(len(self._times))),
+            outcomes=tuple(served.outcomes[index] for index in range(len(self._times))),
             num_steps=engine.num_steps,
             num_requests=engine.num_requests,
             busy_seconds=engine.busy_seconds,
@@ -133,103 +116,18 @@ class _Run:
         return self._times[self._num_arrived] if self._num_arrived < len(self._times) else float("inf")
 
     def _admit(self) -> None:
-        while self._next_arrival <= self._engine.now:
+        while self._next_arrival <= self._served.engine.now:
             index = self._num_arrived
             self._num_arrived += 1
-            self._arrive(index, self._times[index])
-
-    def _arrive(self, index: int, time: float) -> None:
-        name, simulation = str(index), self._simulation
-        question = simulation.workload.questions[self._questions[index]]
-        branches = _draw_branches(simulation, question, index)
-        program = self._programs[name] = _make_program(simulation, question, branches)
-        if self._oracle is not None:
-            self._oracle.foresee(name, _make_program(simulation, question, branches))
-        spec = ProgramSpec(
-            program_id=name,
-            kind=simulation.workload.name,
-            planned_units=len(branches),
-            deadline=_find_deadline(simulation, question, time),
-        )
-        self._engine.scheduler.program_submitted(spec, time)
-        self._submit(name, program, program.ask(), time)
-
-    def _submit(self, name: str, program: SimulatedProgram, indices: range, time: float) -> None:
-        for index in indices:
-            spec = RequestSpec(
-                key=RequestKey(program_id=name, request_id=str(index)),
-                prompt_tokens=program.question.prompt_tokens,
-                max_tokens=program.branches[index].num_tokens,
-            )
-            self._engine.submit(spec, time)
-
-    def _finish(self, key: RequestKey) -> None:
-        name, engine = key.program_id, self._engine
-        program = self._programs[name]
-        if not program.note_finished(int(key.request_id)):
-            return
-        for index in sorted(program.open):  # a decided vote leaves them open; what they generated counts
-            program.give_up(index, engine.give_up(RequestKey(program_id=name, request_id=str(index))))
-        engine.scheduler.certaindex_updated(name, program.certaindex, engine.now)
-        if indices := program.ask():
-            self._submit(name, program, indices, engine.now)
-        else:
-            self._end(name, self._programs.pop(name))
-
-    def _end(self, name: str, program: SimulatedProgram) -> None:
-        engine, index = self._engine, int(name)
-        engine.scheduler.program_finished(name, engine.now)
-        self._outcomes[index] = SimulatedOutcome(
-            question_id=program.question.id,
-            difficulty=program.question.difficulty,
-            arrived_at=self._times[index],
-            started_at=engine.started.pop(name),
-            finished_at=engine.now,
-            num_tokens=program.num_tokens,
-            num_units=program.num_units,
-            is_correct=program.is_right(),
-        )
+            self._served.arrive(index, self._questions[index], self._times[index])
 
 
-def _make_scheduler(simulation: Simulation, oracle: Oracle | None) -> Scheduler:
-    estimator = oracle or WorkEstimator(
-        shrinkage=simulation.shrinkage,
-        prior_tokens=simulation.workload.mean_branch_tokens,
-        uses_certaindex=simulation.uses_certaindex,
-    )
-    return Scheduler(
-        simulation.scheduling, limits=simulation.limits, ageing=simulation.ageing, estimator=estimator
-    )
+def draw_times(simulation: Simulation) -> list[float]:
+    """When programs arrive."""
+    return simulation.arrivals.draw(simulation.num_programs, random.Random(f"{simulation.seed}/arrivals"))
 
 
-def _make_program(
-    simulation: Simulation, question: RecordedQuestion, branches: Sequence[RecordedBranch]
-) -> SimulatedProgram:
-    return SimulatedProgram(
-        question,
-        branches,
-        simulation.allocation,
-        simulation.workload.unit,
-        stop_decided=simulation.stop_decided,
-    )
-
-
-def _find_deadline(simulation: Simulation, question: RecordedQuestion, time: float) -> float | None:
-    if simulation.slo_scale is None:
-        return None
-    return time + simulation.slo_scale * question.difficulty * simulation.slo_base
-
-
-def _draw_branches(
-    simulation: Simulation, question: RecordedQuestion, index: int
-) -> Sequence[RecordedBranch]:
-    budget = simulation.workload.budget
-    if simulation.keeps_order:
-        return question.branches[:budget]
-    return random.Random(f"{simulation.seed}/{index}").sample(question.branches, budget)
-
-
-def _draw_questions(simulation: Simulation) -> list[int]:
+def draw_questions(simulation: Simulation) -> list[int]:
     """Which question each program answers: all of them in a random order, again and again."""
     rng = random.Random(f"{simulation.seed}/questions")
     count = len(simulation.workload.questions)
@@ -241,4 +139,4 @@ def _draw_questions(simulation: Simulation) -> list[int]:
     return drawn[: simulation.num_programs]
 
 
-__all__ = ["Simulation"]
+__all__ = ["MAX_EVENTS", "Simulation", "draw_questions", "draw_times"]

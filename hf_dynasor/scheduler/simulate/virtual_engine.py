@@ -55,6 +55,7 @@ class VirtualEngine:
         self._heap: list[tuple[int, int, RequestKey]] = []
         self._serial = 0
         self._last_plan: StepPlan | None = None
+        self._prepared: StepPlan | None = None
 
     def submit(self, request: RequestSpec, time: float) -> None:
         """A request arrives."""
@@ -71,12 +72,30 @@ class VirtualEngine:
 
     def step(self, until: float) -> bool:
         """Run the scheduler's next plan until something happens or that time is reached; whether there was any."""
-        plan = self.scheduler.plan_step(self.now)
+        plan = self._prepare()
         if plan.is_empty:
             return False
-        self._note_plan(plan)
+        self._prepared = None
         self._run_plan(plan, until)
         return True
+
+    def look_ahead(self) -> float:
+        """When `step` would end if nothing came from outside; infinite where nothing is to be run.
+
+        The plan is kept for that step, so nothing may be submitted or ended in between.
+        """
+        plan = self._prepare()
+        return float("inf") if plan.is_empty else self.now + self._measure(plan, float("inf"))[1]
+
+    def _prepare(self) -> StepPlan:
+        """The next plan; noted once, however often it is looked at."""
+        if self._prepared is None:
+            plan = self.scheduler.plan_step(self.now)
+            if plan.is_empty:
+                return plan
+            self._note_plan(plan)
+            self._prepared = plan
+        return self._prepared
 
     def pop_finished(self) -> RequestKey | None:
         """The next request that has ended, by now; the scheduler has been told."""
@@ -107,14 +126,8 @@ class VirtualEngine:
             self._on_plan(self.now, plan)
 
     def _run_plan(self, plan: StepPlan, until: float) -> None:
-        batch, context = len(plan.decode), self.scheduler.num_context_tokens
+        num_steps, seconds = self._measure(plan, until)
         computed = self._list_computed(plan)
-        if plan.prefill:
-            num_steps = 1
-            seconds = self._model.time_step(batch, context, sum(chunk.num_tokens for chunk in computed))
-        else:
-            num_steps = self._count_steps(batch, context, until)
-            seconds = self._model.time_steps(batch, context, num_steps)
         self.scheduler.advance(num_steps, computed=computed)
         self.num_steps += num_steps
         self.now += seconds
@@ -122,6 +135,15 @@ class VirtualEngine:
         for chunk in computed:
             if chunk.is_last:
                 self._expect_end(chunk.key)
+
+    def _measure(self, plan: StepPlan, until: float) -> tuple[int, float]:
+        """Steps for which a plan is run, and their seconds."""
+        batch, context = len(plan.decode), self.scheduler.num_context_tokens
+        if plan.prefill:
+            num_tokens = sum(chunk.num_tokens for chunk in self._list_computed(plan))
+            return 1, self._model.time_step(batch, context, num_tokens)
+        num_steps = self._count_steps(batch, context, until)
+        return num_steps, self._model.time_steps(batch, context, num_steps)
 
     def _list_computed(self, plan: StepPlan) -> tuple[PrefillChunk, ...]:
         if not self._siblings_wait:
