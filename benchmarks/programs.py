@@ -2,7 +2,8 @@
 
 The same held-back questions, seeds and sampling for every program. Best-of-n and the majority vote read the same
 samples; a smaller cap of samples or of MCTS iterations is the beginning of the larger one's run, so one run gives all
-caps; a tree of another width is another tree, and is grown for each. Prints a table and ends with one JSON line.
+caps; a tree of another width is another tree, and is grown for each. `NAME+greedy` is the program NAME whose first unit
+is the greedy path. Prints a table and ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from programs_report import CAPS, Cell, plot, print_report
@@ -25,6 +27,8 @@ from hf_dynasor.grants import Answer, Decision, StopReason
 from hf_dynasor.paths import PathRecord
 from hf_dynasor.recipe import Recipe
 from hf_dynasor.serving import make_engine
+
+Job: TypeAlias = Callable[[str, Recipe, list[Question], Engine], list[Cell]]
 
 QUESTION_SEED = 2026
 MAX_ACTIVE = 48
@@ -58,7 +62,7 @@ def main() -> None:
                 recipe = Recipe(
                     temperature=arguments.temperature, max_new_tokens=256, policy="even", seed=seed
                 )
-                job = JOBS.get(program, _run_widths)
+                job = _find_job(program)
                 new = [replace(cell, part=part) for cell in job(program, recipe, parts[part], engine)]
                 _write_cells(arguments.cells, new)
                 cells += new
@@ -111,15 +115,18 @@ def _run_samples(program: str, recipe: Recipe, questions: list[Question], engine
 
 
 def _run_search(program: str, recipe: Recipe, questions: list[Question], engine: Engine) -> list[Cell]:
-    report = _solve(_change(recipe, program, CAPS[-1], policy=BatchAfterBatch()), questions, engine)
+    policy = BatchAfterBatch() if program.startswith("mcts") else "even"
+    report = _solve(_change(recipe, program, CAPS[-1], policy=policy), questions, engine)
     return [_read_prefix(program, cap, recipe.seed, report, _choose_best) for cap in CAPS]
 
 
 def _change(recipe: Recipe, program: str, cap: int, policy: object = "even") -> Recipe:
+    name, _, variant = program.partition("+")
     return Recipe(
-        program=program,
+        program=name,
         budget=cap,
         policy=policy,
+        program_options={"greedy_first": True} if variant == "greedy" else {},
         temperature=recipe.temperature,
         max_new_tokens=recipe.max_new_tokens,
         seed=recipe.seed,
@@ -153,7 +160,7 @@ def _read_prefix(
         rights.append(str(int(text is not None and is_correct(text, result.question.answer))))
         net_tokens += sum(path.num_tokens for path in paths)
         sequential += _count_sequential(result.answer, cap, paths)
-    is_known = program != "mcts" or cap % BATCH == 0
+    is_known = not program.startswith("mcts") or cap % BATCH == 0
     return Cell(
         program=program,
         cap=cap,
@@ -188,7 +195,14 @@ def _choose_best(leaves: Sequence[PathRecord]) -> str | None:
     return groups[order[0]].representative if order else None
 
 
-JOBS = {"greedy": _run_greedy, "best_of_n": _run_samples, "mcts": _run_search}
+def _find_job(program: str) -> Job:
+    """How a program's caps are run: each by itself, or all from the largest one's run."""
+    if program == "best_of_n+greedy":
+        return _run_search
+    return JOBS.get(program.partition("+")[0], _run_widths)
+
+
+JOBS: dict[str, Job] = {"greedy": _run_greedy, "best_of_n": _run_samples, "mcts": _run_search}
 
 
 def _read_cells(path: Path | None, parts: list[list[Question]]) -> list[Cell]:

@@ -74,20 +74,23 @@ def _summarise(cells: list[Cell], program: str, cap: int) -> dict | None:
 def _compare(cells: list[Cell], rows: list[dict]) -> dict[str, dict]:
     """Each program at its largest cap against one sample, greedy, and the vote at the same net tokens."""
     found = {}
-    for program in ("rebase", "mcts", "best_of_n", "beam"):
-        mine = [row for row in rows if row["program"] == program]
-        if not mine:
+    for program in dict.fromkeys(row["program"] for row in rows):
+        if program in ("greedy", "self_consistency"):
             continue
+        mine = [row for row in rows if row["program"] == program]
         cap = mine[-1]["cap"]
         found[program] = {
             "cap": cap,
             "against_one_sample": _difference(cells, ("self_consistency", 1), (program, cap)),
             "against_greedy": _difference(cells, ("greedy", 1), (program, cap)),
+            "against_greedy_at": {
+                str(row["cap"]): _difference(cells, ("greedy", 1), (program, row["cap"])) for row in mine
+            },
             "against_vote_of_same_cap": _difference(cells, ("self_consistency", cap), (program, cap)),
             "points_above_the_vote_at_equal_net_tokens": {
                 str(row["cap"]): round((row["accuracy"] - at_equal) * 100, 2)
                 for row in mine
-                if (at_equal := _interpolate(rows, row["net_tokens"])) is not None
+                if (at_equal := _interpolate(rows, row)) is not None
             },
         }
     return found
@@ -117,9 +120,16 @@ def _average(cells: list[Cell], program: str, cap: int) -> dict[tuple[int, int],
     return {place: sum(values) / len(values) for place, values in flags.items()}
 
 
-def _interpolate(rows: list[dict], net_tokens: float) -> float | None:
-    """The vote's accuracy at so many net tokens, between its caps (linear in the logarithm of the tokens)."""
-    votes = [(row["net_tokens"], row["accuracy"]) for row in rows if row["program"] == "self_consistency"]
+def _interpolate(rows: list[dict], row: dict) -> float | None:
+    """The vote's accuracy at a row's net tokens, between its caps (linear in the logarithm of the tokens).
+
+    `None` outside them, and for a row of other questions.
+    """
+    counts = {item["num_questions"] for item in rows if item["program"] == "self_consistency"}
+    net_tokens = row["net_tokens"]
+    if counts != {row["num_questions"]}:
+        return None
+    votes = [(item["net_tokens"], item["accuracy"]) for item in rows if item["program"] == "self_consistency"]
     for (left, low), (right, high) in itertools.pairwise(votes):
         if left <= net_tokens <= right:
             share = math.log(net_tokens / left) / math.log(right / left)
