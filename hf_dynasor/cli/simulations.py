@@ -13,13 +13,17 @@ from hf_dynasor.evaluation.policy_specs import parse_policy_spec
 from hf_dynasor.evaluation.scheduling_study import measure_alone
 from hf_dynasor.evaluation.workloads import DEFAULT_PROMPT_TOKENS, open_workload
 from hf_dynasor.scheduler import SCHEDULING_POLICIES, Ageing, Limits, make_scheduling_policy
+from hf_dynasor.scheduler.routing import ROUTING_POLICIES, make_routing_policy
 from hf_dynasor.scheduler.simulate import (
     LARGE_MODEL,
     Arrivals,
     Bursts,
     EngineModel,
+    Failure,
+    Fleet,
     Poisson,
     RecordedArrivals,
+    SharedBeginnings,
     Simulation,
     SimulationResult,
     at_once,
@@ -37,11 +41,17 @@ examples:
   hf-dynasor simulate --workload traces.jsonl --policy gang_sjf --allocation static --rate 2
   hf-dynasor simulate --workload traces.jsonl --policy lpm --allocation even --rate 2 --json
   hf-dynasor simulate --workload traces.jsonl --policy deadline --rate 2 --slo-scale 2 --outcomes programs.jsonl
+  hf-dynasor simulate --workload traces.jsonl --rate 40 --replicas 16 --routing least_cost --shared-prompts 200
+  hf-dynasor simulate --workload traces.jsonl --rate 40 --replicas 16 --fail-at 60 --json
 
 --json ends with one line: {policy, allocation, rate, slo_scale, slo_base, attainment, tightest_scale, num_programs,
 num_requests, num_steps, num_tokens, accuracy, mean_latency, p50_latency, p90_latency, p99_latency, mean_wait, max_wait,
 busy_share, num_preemptions, engine}; the same options and seed give the same line. A deadline is --slo-scale times
-difficulty (1 always right, 2 sometimes, 3 never) times --slo-base, by default the mean latency of a program alone."""
+difficulty (1 always right, 2 sometimes, 3 never) times --slo-base, by default the mean latency of a program alone.
+
+With --replicas there are so many engines, each with a scheduler of its own, and --routing sends each program to one of
+them when it comes; the line then also has {num_replicas, routing, imbalance, hit_rate, num_restarted,
+num_lost_tokens}, and busy_share is the mean over the replicas."""
 
 
 def add_simulate_options(
@@ -74,6 +84,20 @@ def add_simulate_options(
     group.add_argument("--max-requests", type=natural, default=64, help="of a step (default: 64)")
     group.add_argument("--max-tokens", type=natural, default=2048, help="of a step (default: 2048)")
     group.add_argument("--num-blocks", type=natural, help="of 16 tokens (default: no limit)")
+    group = parser.add_argument_group("replicas")
+    group.add_argument("--replicas", type=natural, default=1, help="engines (default: 1)")
+    known = ", ".join(sorted(ROUTING_POLICIES))
+    group.add_argument("--routing", default="least_cost", help=f"one of: {known} (default: least_cost)")
+    group.add_argument(
+        "--shared-prompts", type=natural, metavar="N", help="prompts begin in one of N ways (default: unlike)"
+    )
+    group.add_argument("--shared-tokens", type=natural, default=1000, help="of each (default: 1000)")
+    group.add_argument(
+        "--fail-at",
+        type=seconds,
+        metavar="S",
+        help="when a replica dies, to be noticed after 5 s and back after 60",
+    )
     parser.add_argument("--outcomes", metavar="FILE.jsonl", help="write one line for each program")
     parser.add_argument("--json", action="store_true", help="print one JSON line")
 
@@ -81,8 +105,13 @@ def add_simulate_options(
 def run_simulate(arguments: argparse.Namespace) -> int:
     """Simulate and report."""
     simulation = _make_simulation(arguments)
-    result = simulation.run()
-    row = _describe(simulation, result, arguments)
+    if arguments.replicas > 1:
+        fleet = _make_fleet(simulation, arguments).run()
+        result, more = fleet.result, {"routing": arguments.routing, **fleet.summary()}
+    else:
+        _check_alone(arguments)
+        result, more = simulation.run(), {}
+    row = _describe(simulation, result, arguments) | more
     if arguments.outcomes:
         _write_outcomes(result, arguments.outcomes)
     print(json.dumps(row) if arguments.json else _format(row))
@@ -110,6 +139,28 @@ def _make_simulation(arguments: argparse.Namespace) -> Simulation:
         slo_base=arguments.slo_base or measure_alone(workload, engine, limits, seed=arguments.seed),
         seed=arguments.seed,
     )
+
+
+def _make_fleet(simulation: Simulation, arguments: argparse.Namespace) -> Fleet:
+    shared, fail_at = arguments.shared_prompts, arguments.fail_at
+    return Fleet(
+        simulation=simulation,
+        num_replicas=arguments.replicas,
+        routing=make_routing_policy(arguments.routing),
+        beginnings=None
+        if shared is None
+        else SharedBeginnings(number=shared, tokens=arguments.shared_tokens),
+        failures=() if fail_at is None else (Failure(replica=0, at=fail_at),),
+    )
+
+
+def _check_alone(arguments: argparse.Namespace) -> None:
+    for option in ("shared_prompts", "fail_at"):
+        if getattr(arguments, option) is not None:
+            name = option.replace("_", "-")
+            raise ConfigurationError(
+                f"Got --{name} with one replica. Expected --replicas of at least 2 beside it."
+            )
 
 
 def _make_engine(steps: str | None) -> EngineModel:
@@ -159,7 +210,7 @@ def _describe(
 
 def _format(row: dict[str, Any]) -> str:
     rate = "all at once" if row["rate"] is None else f"{row['rate']:g} programs/s"
-    return (
+    return _format_replicas(row) + (
         f"{row['num_programs']} programs of {row['workload']}, {rate}, policy {row['policy']}, "
         f"allocation {row['allocation']}, {row['engine']['name']}\n"
         f"latency      mean {row['mean_latency']:.2f} s, P50 {row['p50_latency']:.2f}, "
@@ -169,6 +220,16 @@ def _format(row: dict[str, Any]) -> str:
         f"accuracy     {row['accuracy']:.1%} with {row['num_tokens']:,} tokens in {row['num_requests']:,} requests\n"
         f"engine       busy {row['busy_share']:.0%} of the time, {row['num_steps']:,} steps, "
         f"{row['num_preemptions']:,} preemptions"
+    )
+
+
+def _format_replicas(row: dict[str, Any]) -> str:
+    if "num_replicas" not in row:
+        return ""
+    lost = f", {row['num_restarted']:,} programs begun anew" if row["num_restarted"] else ""
+    return (
+        f"{row['num_replicas']} replicas, routing {row['routing']}, the busiest {row['imbalance']:.2f} x the mean, "
+        f"{row['hit_rate']:.0%} of shared prompts held{lost}\n"
     )
 
 

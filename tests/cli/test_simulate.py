@@ -92,3 +92,20 @@ def test_bad_options_say_what_to_do(capsys, workload, options, words):
     code, _, err = simulate(capsys, workload, *options)
     assert code == 2
     assert words in err
+
+
+def test_replicas_are_simulated_and_say_how_they_shared_the_work(capsys, workload):
+    options = ("--rate", "9", "--replicas", "3", "--shared-prompts", "4", "--fail-at", "1")
+    first, second = (simulate(capsys, workload, *options, "--json") for _ in range(2))
+    assert first == second
+    row = json.loads(first[1])
+    assert (row["num_replicas"], row["routing"], row["num_programs"]) == (3, "least_cost", 20)
+    assert row["imbalance"] >= 1
+    assert 0 < row["hit_rate"] < 1
+    assert "3 replicas, routing least_cost" in simulate(capsys, workload, *options)[1]
+
+
+def test_what_needs_replicas_says_so(capsys, workload):
+    code, _, error = simulate(capsys, workload, "--fail-at", "3")
+    assert code == 2
+    assert "--fail-at with one replica" in error

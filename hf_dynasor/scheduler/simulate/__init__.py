@@ -9,6 +9,8 @@ from hf_dynasor.scheduler.simulate.engine_model import (
     fit_engine,
     read_step_rows,
 )
+from hf_dynasor.scheduler.simulate.fleet import Failure, Fleet, SharedBeginnings
+from hf_dynasor.scheduler.simulate.fleet_results import FleetResult, ReplicaFigures
 from hf_dynasor.scheduler.simulate.results import SimulatedOutcome, SimulationResult, quantile
 from hf_dynasor.scheduler.simulate.simulator import Simulation
 from hf_dynasor.scheduler.simulate.workload import (
@@ -25,10 +27,15 @@ __all__ = [
     "Bursts",
     "EngineFit",
     "EngineModel",
+    "Failure",
+    "Fleet",
+    "FleetResult",
     "Poisson",
     "RecordedArrivals",
     "RecordedBranch",
     "RecordedQuestion",
+    "ReplicaFigures",
+    "SharedBeginnings",
     "SimulatedOutcome",
     "Simulation",
     "SimulationResult",
