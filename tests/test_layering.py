@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "serving": BASE
     | {"program", "drivers", "program_plan", "program_run", "recipe", "embedded", "scheduler", "stopping"}
     | {"answers", ""},
-    "evaluation": BASE | {"program", "drivers", "recipe", "answers", "programs", "scheduler", "stopping", ""},
+    "evaluation": BASE
+    | {"program", "drivers", "recipe", "answers", "programs", "scheduler", "snapshots", "stopping", ""},
     "pipelines": BASE | {"embedded", "recipe", "serving"},
     "_registration": {"pipelines"},
     "cli": BASE
