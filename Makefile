@@ -52,7 +52,7 @@ format: install-dev  ## Rewrite files in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-engines bench-self-consistency bench-smollm2 bench-stopping bench-programs bench-allocation  ## Every benchmark
+bench: bench-engines bench-self-consistency bench-smollm2 bench-stopping bench-programs bench-game24 bench-allocation  ## Every benchmark
 
 bench-engines: install-dev  ## Tokens per second of each engine, side by side
 	$(BIN)/python benchmarks/engine_speed.py
@@ -66,6 +66,9 @@ bench-smollm2: install-dev  ## SmolLM2-135M end to end; WORD_PROBLEMS=FILE.jsonl
 
 bench-programs: install-dev  ## Samples, trees and searches: accuracy against tokens, caps swept
 	$(BIN)/python benchmarks/programs.py --engine continuous --cells runs/programs.jsonl
+
+bench-game24: install-dev  ## Game of 24: trains two small models, then trees against samples at equal tokens
+	$(BIN)/python benchmarks/game24.py --models runs/game24
 
 bench-allocation: install-dev  ## Allocation policies side by side, as in the paper's Table 4
 	$(BIN)/python benchmarks/allocation.py --folder runs/traces --draws 5 --calibration-draws 2

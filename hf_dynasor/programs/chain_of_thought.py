@@ -183,7 +183,8 @@ class ChainOfThought(ReasoningProgram):
         if not self._is_read:
             return False
         if not self.settings.is_guided:
-            return self._state.is_due(chain.progress)
+            is_read_here = bool(self.readings) and self.readings[-1].progress == chain.progress
+            return not is_read_here and self._state.is_due(chain.progress)  # a rule may stay due where it read
         forced = chain.guess_forced(self.settings.guided_prompt)
         return chain.num_thinking >= self._next_at and self._count_room() > forced
 

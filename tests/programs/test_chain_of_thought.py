@@ -5,11 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_dynasor.certaindex import Thresholds
+from hf_dynasor.certaindex.readings import Need
 from hf_dynasor.core import FinishReason, Prompt, SamplingParams, TokenIds
 from hf_dynasor.drivers import run
 from hf_dynasor.errors import ConfigurationError, ProgramError
 from hf_dynasor.grants import Decision, StopReason
 from hf_dynasor.programs import ChainOfThought, ChainSettings
+from hf_dynasor.programs.chain_settings import ReadOnly
 from hf_dynasor.scheduler import Even, StaticThreshold
 from hf_dynasor.stopping import (
     AnswerConsistency,
@@ -194,6 +196,26 @@ def test_no_answer_is_forced_before_the_least_thinking(interval, min_thinking, m
     assert starts, "300 tokens leave room for one answer"
     assert program.text[:first] == plain.text[:first]
     assert program.text[first:].startswith(program.settings.guided_prompt)
+
+
+@pytest.mark.parametrize("reads_text", [True, False])
+def test_a_rule_that_stays_due_is_asked_once_at_each_place(reads_text):
+    """A rule that is due wherever a step has ended once had one place read for ever."""
+
+    class AlwaysDue(ReadOnly):
+        needs = frozenset({Need.ANSWER, Need.LOGPROBS})
+        reads_text = property(lambda self: reads_text)
+
+        def start(self):
+            state = super().start()
+            state.is_due = lambda progress: not reads_text or progress.tail.endswith(".")
+            return state
+
+    program, answer = solve(CharEngine(), rule=AlwaysDue(), delimiter=".", budget=60)
+    places = [entry.num_tokens for entry in program.trace_entries]
+    assert places == sorted(set(places))
+    assert places
+    assert answer.units_spent == 60
 
 
 def test_a_guided_chain_writes_its_answers_into_itself():
