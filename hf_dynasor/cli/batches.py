@@ -60,7 +60,12 @@ def run_batch_file(arguments: argparse.Namespace) -> int:
     settings = ServerSettings(
         max_programs=arguments.max_active, program_timeout_s=arguments.timeout, recipe=recipe
     )
-    loaded = load_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
+    loaded = load_model(
+        arguments.model,
+        dtype=arguments.dtype,
+        device=arguments.device,
+        quantization=arguments.quantization,
+    )
     model = ServedModel(loaded, loaded.name, int(time.time()))
     store = SqliteJobStore(arguments.job_store or f"{arguments.output}.sqlite")
     try:

@@ -184,7 +184,12 @@ def _open_local(arguments: argparse.Namespace, recipe: Any, stack: ExitStack) ->
 
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-    loaded = load_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
+    loaded = load_model(
+        arguments.model,
+        dtype=arguments.dtype,
+        device=arguments.device,
+        quantization=arguments.quantization,
+    )
     engine = make_serving_engine(loaded, arguments.engine)
     stack.callback(engine.close)
     return LocalAsker(engine, ServedModel(loaded, loaded.name, 0), recipe, timeout_s=arguments.timeout)

@@ -152,6 +152,7 @@ def _open_engine(arguments: argparse.Namespace) -> Iterator[Engine]:
         engine=arguments.engine,
         dtype=arguments.dtype,
         device=arguments.device,
+        quantization=arguments.quantization,
         reward=arguments.reward_model,
         reward_kind=arguments.reward_kind,
         scheduler=arguments.scheduler,

@@ -39,6 +39,11 @@ def add_model_options(parser: argparse.ArgumentParser, *, waits: bool = True) ->
     )
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    group.add_argument(
+        "--quantization",
+        choices=("bnb-8bit", "bnb-4bit"),
+        help="keep the weights in so many bits, with bitsandbytes (extra quant; CPUs too)",
+    )
     if waits:
         group.add_argument(
             "--timeout", type=seconds, default=600.0, help="seconds to wait for a sample (default: 600)"

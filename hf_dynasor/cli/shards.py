@@ -53,6 +53,7 @@ def load_served_model(arguments: argparse.Namespace) -> tuple[Any, ShardGroup | 
         device=arguments.device if group is None else group.device,
         device_map=arguments.device_map,
         tensor_parallel=size,
+        quantization=arguments.quantization,
     )
     return loaded, group
 

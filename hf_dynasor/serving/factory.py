@@ -28,6 +28,10 @@ def make_engine(
     engine: EngineName = "auto",
     dtype: str | None = None,
     device: str | None = None,
+    quantization: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
     reward: str | Path | RewardModel | None = "auto",
     reward_kind: RewardKind = "auto",
     scheduler: str | None = None,
@@ -42,7 +46,8 @@ def make_engine(
             one batch or one request and about equal on many programs (`benchmarks/engine_speed.py`), and
             `continuous` on CUDA; where that cannot run the model, `generate` after a warning that says why. Ask for `continuous` where requests continue
             each other's text (trees, probes): it computes a shared beginning once.
-        dtype, device: Only for models that are still to be loaded; see `load_model`. `auto` is the same as `None`.
+        dtype, device, quantization, revision, trust_remote_code, attn_implementation: Only for models that are still
+            to be loaded; see `load_model`. `auto` is the same as `None`.
         reward: What answers `Score` requests: a hub name, a folder, `"embedded"`, `"likelihood"` (of this very model),
             a `RewardModel`, or none. `auto` is the embedded reward for the embedded model, loaded when it is first
             asked for, and none for other models.
@@ -59,7 +64,9 @@ def make_engine(
     """
     if engine not in ("auto", "continuous", "generate"):
         raise name_unknown("engine", engine, ["auto", "continuous", "generate"])
-    loaded = _load(model, dtype, device)
+    loading = {"dtype": dtype, "device": device, "quantization": quantization, "revision": revision}
+    loading["attn_implementation"] = attn_implementation
+    loaded = _load(model, trust_remote_code=trust_remote_code, **loading)
     chosen = _choose_reward(reward, reward_kind, loaded, is_embedded=model == EMBEDDED_NAME)
     if chosen is not None:
         options["reward"] = chosen
@@ -107,11 +114,11 @@ def _is_on_cuda(loaded: LoadedModel) -> bool:
     return bool(loaded.model.device.type == "cuda")
 
 
-def _load(model: Any, dtype: str | None, device: str | None) -> LoadedModel:
+def _load(model: Any, *, trust_remote_code: bool, **options: Any) -> LoadedModel:
     if isinstance(model, (str, Path)):
-        return load_model(model, dtype=dtype, device=device)
+        return load_model(model, trust_remote_code=trust_remote_code, **options)
     loaded = model if isinstance(model, LoadedModel) else from_pipeline(model)
-    for option, value in (("dtype", dtype), ("device", device)):
+    for option, value in options.items():
         if value not in (None, "auto"):
             raise ConfigurationError(
                 f"Got {option}={value!r} for {loaded.name}, which is loaded already ({loaded.model.dtype} on "

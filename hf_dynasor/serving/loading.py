@@ -18,7 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from hf_dynasor.errors import ConfigurationError, ModelLoadError, UnsupportedError, name_unknown
 from hf_dynasor.serving.layer_placement import check_device_map, plan_placing
+from hf_dynasor.serving.left_out_settings import LEFT_OUT_SETTINGS
 from hf_dynasor.serving.model_source import EMBEDDED_NAME, explain_missing, first_line, locate_model
+from hf_dynasor.serving.quantization import plan_quantization
 
 __all__ = ["DTYPES", "EMBEDDED_NAME", "LoadedModel", "from_pipeline", "load_model", "prepare"]
 
@@ -29,37 +31,6 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 # no such name, offline, no weights, broken JSON, broken safetensors, broken GGUF, unknown architecture,
 # weights of other shapes, a package that remote code or a quantised checkpoint needs).
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, SafetensorError)
-# Settings of a generation config that would change what is generated, with the value that changes nothing; engines
-# follow the request instead.
-LEFT_OUT_SETTINGS: dict[str, Any] = {
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "encoder_repetition_penalty": 1.0,
-    "min_p": None,
-    "top_h": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "bad_words_ids": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "min_length": 0,
-    "min_new_tokens": None,
-    "sequence_bias": None,
-    "guidance_scale": None,
-    "watermarking_config": None,
-    "exponential_decay_length_penalty": None,
-    "stop_strings": None,
-    "max_time": None,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "penalty_alpha": None,
-    "dola_layers": None,
-    "token_healing": None,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +122,7 @@ def load_model(
     attn_implementation: str | None = None,
     device_map: str | None = None,
     tensor_parallel: int = 1,
+    quantization: str | None = None,
 ) -> LoadedModel:
     """Load a causal language model with its tokenizer.
 
@@ -168,12 +140,14 @@ def load_model(
             they do not suffice. One layer works at a time, so this is for models that are too large, not for speed.
         tensor_parallel: Processes that split each layer by transformers' plan; all of them load the model, with their
             own `device`. See `hf_dynasor.serving.shards`.
+        quantization: `bnb-8bit` or `bnb-4bit` keeps the weights of linear layers in so many bits with bitsandbytes, on
+            CPUs too; `dtype` is what the rest has. See docs/evaluation.md for what it costs.
 
     Raises:
         ModelLoadError: The model was not found, cannot be read, or is no decoder-only language model.
-        ConfigurationError: An unknown dtype or device, or a device beside a device map.
+        ConfigurationError: An unknown dtype, device or quantization, or options that exclude each other.
         UnsupportedError: The model cannot be split so.
-        MissingExtraError: A GGUF file without the `gguf` package.
+        MissingExtraError: A GGUF file without the `gguf` package, or quantization without bitsandbytes.
     """
     check_device_map(device_map, device, tensor_parallel)
     target = pick_device(device or "auto")
@@ -185,6 +159,8 @@ def load_model(
     options |= where
     config = _read_config(name, source, options)
     placing = plan_placing(name, config, device_map, tensor_parallel)
+    bits = {"dtype": precision, "device": target, "gguf_file": where.get("gguf_file")}
+    placing = plan_quantization(name, quantization, config, **bits, tensor_parallel=tensor_parallel) | placing
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except LOAD_ERRORS as error:

@@ -14,7 +14,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from hf_dynasor.serving.loading import LEFT_OUT_SETTINGS, LoadedModel
+from hf_dynasor.serving.left_out_settings import LEFT_OUT_SETTINGS
+from hf_dynasor.serving.loading import LoadedModel
 
 Draw = Callable[[torch.Tensor], "list[int | None]"]
 
