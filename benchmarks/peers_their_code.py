@@ -7,6 +7,7 @@ algorithm: what it answered, the tokens and requests that its client was told of
 import argparse
 import asyncio
 import json
+import logging
 import re
 import time
 import warnings
@@ -68,6 +69,8 @@ def make_its_hub(name):
             temperature=arguments.temperature,
             max_completion_tokens=arguments.max_tokens,
         )
+        # Else it sends vLLM's dialect, with a field "extra_body" in the body itself, which our server refuses by name.
+        lm.endpoint_type = "openai"
         algorithm = classes[name](consistency_space_projection_func=project)
 
         def solve(question):
@@ -135,4 +138,5 @@ ALGORITHMS = {
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)  # clients that are not closed, a line each
     main()
