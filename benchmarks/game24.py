@@ -91,7 +91,7 @@ def main() -> None:
 def _plan(widths: Sequence[int]) -> list[tuple[str, int, dict]]:
     plan = [("rebase", width, RATED | {"reward_temperature": 0.1}) for width in widths]
     plan += [("mcts", width, RATED) for width in widths]
-    plan += [("best_of_n", width, RATED) for width in widths]
+    plan.append(("best_of_n", max(widths), RATED))
     return plan
 
 
