@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
 from hf_dynasor.embedded import REASONER_PATH
+from hf_dynasor.engine import Engine
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.grants import Answer
 from hf_dynasor.recipe import UserQuestion
@@ -23,7 +24,8 @@ class DynasorReasoningPipeline(Pipeline):  # type: ignore[misc]
     """Answers questions with a reasoning program that stops when it is certain.
 
     Keyword arguments, at construction or at the call, are the fields of `Recipe` (`program`, `policy`,
-    `budget`, `seed`, `temperature`, …), and `engine` at construction.
+    `budget`, `seed`, `temperature`, …), and `engine` at construction: a name, or a running engine such as a
+    `RemoteEngine`, which then runs in place of the pipeline's model.
 
     Args:
         inputs: A question (a text or a conversation), or a list of them (solved side by side).
@@ -44,9 +46,10 @@ class DynasorReasoningPipeline(Pipeline):  # type: ignore[misc]
     _load_feature_extractor = False
     _pipeline_calls_generate = False
 
-    def __init__(self, *args: Any, engine: EngineName = "auto", **kwargs: Any) -> None:
-        self._engine_name = engine
-        self._engine: Any = None
+    def __init__(self, *args: Any, engine: EngineName | Engine = "auto", **kwargs: Any) -> None:
+        self._engine_name: Any = engine
+        self._owns_engine = not isinstance(engine, Engine)
+        self._engine: Any = None if isinstance(engine, str) else engine
         super().__init__(*args, **kwargs)
         if self.tokenizer is None:
             raise ConfigurationError(
@@ -65,8 +68,8 @@ class DynasorReasoningPipeline(Pipeline):  # type: ignore[misc]
         return [self._unwrap(outcome) for outcome in outcomes]
 
     def close(self) -> None:
-        """Stop the engine's thread; the next call starts a new one."""
-        if self._engine is not None:
+        """Stop the engine's thread, unless it was handed over; the next call starts a new one."""
+        if self._engine is not None and self._owns_engine:
             self._engine.close()
             self._engine = None
 

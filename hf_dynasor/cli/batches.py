@@ -7,10 +7,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hf_dynasor.cli.backends import check_backend_options, find_backend_model, open_backend
 from hf_dynasor.cli.options import add_model_options, add_program_options, make_recipe, positive
 from hf_dynasor.errors import InputError, MissingExtraError
 
@@ -60,13 +62,17 @@ def run_batch_file(arguments: argparse.Namespace) -> int:
     settings = ServerSettings(
         max_programs=arguments.max_active, program_timeout_s=arguments.timeout, recipe=recipe
     )
-    loaded = load_model(
-        arguments.model,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        quantization=arguments.quantization,
-    )
-    model = ServedModel(loaded, loaded.name, int(time.time()))
+    if check_backend_options(arguments):
+        loaded, name, capacity = find_backend_model(arguments)
+        model = ServedModel(loaded, name, int(time.time()), capacity)
+    else:
+        loaded = load_model(
+            arguments.model,
+            dtype=arguments.dtype,
+            device=arguments.device,
+            quantization=arguments.quantization,
+        )
+        model = ServedModel(loaded, loaded.name, int(time.time()))
     store = SqliteJobStore(arguments.job_store or f"{arguments.output}.sqlite")
     try:
         batch = enlist(lines, model, settings, store, created=int(time.time()))
@@ -116,7 +122,10 @@ def _run(
 
     jobs = walk_batch(store, batch)
     if not all(job.status.is_final for job in jobs):  # else there is nothing to run an engine for
-        engine = SupervisedEngine(lambda: make_serving_engine(model.loaded, arguments.engine))
+        make: Callable[[], Any] = partial(make_serving_engine, model.loaded, arguments.engine)
+        if arguments.backend is not None:
+            make = partial(open_backend, arguments, tokenizer=model.loaded)
+        engine = SupervisedEngine(make)
         try:
             jobs = asyncio.run(run_batch(batch, engine, model, settings, store, on_progress=_tell))
         finally:

@@ -11,11 +11,13 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hf_dynasor.answers import extract_answer
+from hf_dynasor.cli.backends import check_backend_options, find_backend_model, open_backend
 from hf_dynasor.cli.options import add_model_options, add_program_options, make_recipe
 from hf_dynasor.cli.screen import Screen
 from hf_dynasor.errors import ConfigurationError, EngineError, HFDynasorError, MissingExtraError
 
 if TYPE_CHECKING:
+    from hf_dynasor.engine import Engine
     from hf_dynasor.serving.http.asking import Asker
 
 API_KEY_VARIABLE = "HF_DYNASOR_API_KEY"
@@ -165,6 +167,10 @@ def _open_asker(arguments: argparse.Namespace) -> Iterator[Asker]:
             f"chat needs the package {error.name!r}: pip install 'hf-dynasor[serve,remote]'."
         ) from None
     if arguments.url is not None:
+        if arguments.backend is not None:
+            raise ConfigurationError(
+                "Got --url and --backend: the programs run there, or here. Expected one."
+            )
         yield asking.RemoteAsker(
             arguments.url, read_fields(arguments), api_key=os.environ.get(API_KEY_VARIABLE)
         )
@@ -184,15 +190,19 @@ def _open_local(arguments: argparse.Namespace, recipe: Any, stack: ExitStack) ->
 
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-    loaded = load_model(
-        arguments.model,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        quantization=arguments.quantization,
-    )
-    engine = make_serving_engine(loaded, arguments.engine)
+    if check_backend_options(arguments):
+        loaded, name, _ = find_backend_model(arguments)
+        engine: Engine = open_backend(arguments, tokenizer=loaded)
+    else:
+        loaded = load_model(
+            arguments.model,
+            dtype=arguments.dtype,
+            device=arguments.device,
+            quantization=arguments.quantization,
+        )
+        engine, name = make_serving_engine(loaded, arguments.engine), loaded.name
     stack.callback(engine.close)
-    return LocalAsker(engine, ServedModel(loaded, loaded.name, 0), recipe, timeout_s=arguments.timeout)
+    return LocalAsker(engine, ServedModel(loaded, name, 0), recipe, timeout_s=arguments.timeout)
 
 
 def read_fields(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TextIO
 
 from hf_dynasor.cli import display
+from hf_dynasor.cli.backends import check_backend_options, open_backend
 from hf_dynasor.cli.options import make_recipe
 from hf_dynasor.cli.replays import open_output
 from hf_dynasor.clock import MonotonicClock
@@ -20,6 +21,7 @@ from hf_dynasor.engine import Ability, Engine
 from hf_dynasor.errors import InputError
 from hf_dynasor.evaluation import EvaluationReport, QuestionFile, QuestionResult, evaluate, read_questions
 from hf_dynasor.evaluation.recording import RecordingEngine, TraceWriter, check_full_budget
+from hf_dynasor.evaluation.replay_chains import run_rules_to_end
 from hf_dynasor.grants import Answer, GrantRecord
 from hf_dynasor.recipe import Recipe
 
@@ -147,16 +149,20 @@ def _open_engine(arguments: argparse.Namespace) -> Iterator[Engine]:
 
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-    engine = make_engine(
-        arguments.model,
-        engine=arguments.engine,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        quantization=arguments.quantization,
-        reward=arguments.reward_model,
-        reward_kind=arguments.reward_kind,
-        scheduler=arguments.scheduler,
-    )
+    engine: Engine
+    if check_backend_options(arguments):
+        engine = open_backend(arguments)
+    else:
+        engine = make_engine(
+            arguments.model,
+            engine=arguments.engine,
+            dtype=arguments.dtype,
+            device=arguments.device,
+            quantization=arguments.quantization,
+            reward=arguments.reward_model,
+            reward_kind=arguments.reward_kind,
+            scheduler=arguments.scheduler,
+        )
     try:
         yield engine
     finally:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from hf_dynasor.answers import AnswerFormat
 from hf_dynasor.answers.elicitation import EXIT_CLOSINGS, PROBE_SUFFIXES
 from hf_dynasor.certaindex import SIGNAL_NAMES, TABLE_1, Thresholds
+from hf_dynasor.cli.backends import add_backend_options
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.program import DEFAULT_INSTRUCTION
 from hf_dynasor.program_options import list_options
@@ -35,7 +36,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, waits: bool = True) ->
     group.add_argument(
         "--scheduler",
         choices=sorted(SCHEDULING_POLICIES),
-        help="which programs go first where they queue, with the engine 'continuous' (default: gang_sjf)",
+        help="which programs go first where they queue, with the engine 'continuous' or --backend (default: gang_sjf)",
     )
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
@@ -52,7 +53,8 @@ def add_model_options(parser: argparse.ArgumentParser, *, waits: bool = True) ->
         "--reward-model",
         default="auto",
         metavar="NAME",
-        help="what rates steps: hub name, local folder, 'embedded', or 'likelihood' (of the model itself) "
+        help="what rates steps: hub name, local folder, 'embedded', 'likelihood' (of the model itself), or the URL of "
+        "a server with /score, /classify or /pooling "
         "(default: 'embedded' with the embedded model, else none)",
     )
     group.add_argument(
@@ -61,6 +63,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, waits: bool = True) ->
         choices=("auto", "scalar", "step_labels", "step_classes", "likelihood"),
         help="what the reward model is (default: told by its configuration)",
     )
+    add_backend_options(parser, positive)
 
 
 def add_program_options(parser: argparse.ArgumentParser, *, prints: bool = True) -> None:

@@ -6,10 +6,12 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from hf_dynasor.cli.api_keys import API_KEY_VARIABLE, read_api_keys
+from hf_dynasor.cli.backends import check_backend_options, find_backend_model, open_backend
 from hf_dynasor.cli.options import add_model_options, add_program_options, make_recipe, positive
 from hf_dynasor.cli.shards import add_shard_options, ending_with_group, follow_driver, load_served_model
 from hf_dynasor.errors import MissingExtraError
@@ -20,8 +22,9 @@ examples:
   hf-dynasor serve --model Qwen/Qwen3-0.6B --port 9000
   hf-dynasor serve --policy calibrated.json --budget 20
   hf-dynasor serve --api-key-file keys.txt --requests-per-minute 600
+  hf-dynasor serve --backend http://127.0.0.1:8001/v1 --port 8000
 
-Without --model it serves the embedded model. It listens on loopback unless --host says otherwise. API keys come
+Without --model it serves the embedded model, and with --backend another server's. It listens on loopback unless --host says otherwise. API keys come
 from --api-key-file (a line each, with the tenant that the key stands for and its weight, if any) or from the variable
 {API_KEY_VARIABLE}; never from the command line, where other users of the machine could read them. SIGTERM lets running requests finish; a second signal ends them."""
 
@@ -71,14 +74,19 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
     settings = ServerSettings(**read_settings(arguments, keys))
     _log_to_stderr()
-    loaded, group = load_served_model(arguments)
+    capacity, group = None, None
+    if check_backend_options(arguments):
+        loaded, name, capacity = find_backend_model(arguments)
+    else:
+        loaded, group = load_served_model(arguments)
+        name = loaded.name
     if group is not None and not group.is_driver:
         return follow_driver(loaded, group)
     store = SqliteJobStore(arguments.job_store or ":memory:")
     states: list[Any] = []
     engine = _make_engine(loaded, arguments, settings.restart_delay_s, states)
     try:
-        model = ServedModel(loaded, settings.model_name or loaded.name, int(time.time()))
+        model = ServedModel(loaded, settings.model_name or name, int(time.time()), capacity)
         app = create_app(engine, model, settings, store=store)
         states.append(app.state)
         with ending_with_group(engine, group):
@@ -103,7 +111,7 @@ def _make_engine(loaded: Any, arguments: argparse.Namespace, delay_s: float, sta
     from hf_dynasor.serving.http.supervisor import SupervisedEngine
     from hf_dynasor.serving.serve_engine import make_serving_engine
 
-    make = partial(
+    make: Callable[[], Any] = partial(
         make_serving_engine,
         loaded,
         arguments.engine,
@@ -111,6 +119,8 @@ def _make_engine(loaded: Any, arguments: argparse.Namespace, delay_s: float, sta
         reward=choose_reward(arguments),
         reward_kind=arguments.reward_kind,
     )
+    if arguments.backend is not None:
+        make = partial(open_backend, arguments, tokenizer=loaded)
 
     def note_restart() -> None:
         for state in states:

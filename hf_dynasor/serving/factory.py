@@ -35,9 +35,10 @@ def make_engine(
     reward: str | Path | RewardModel | None = "auto",
     reward_kind: RewardKind = "auto",
     scheduler: str | None = None,
+    backend: str | None = None,
     **options: Any,
 ) -> Engine:
-    """Make a local engine.
+    """Make an engine over a model in this process, or over a server that has it.
 
     Args:
         model: A hub name, a folder, a `.gguf` file, `"embedded"`, a `LoadedModel`, or a user's own
@@ -54,6 +55,8 @@ def make_engine(
         reward_kind: See `load_reward_model`.
         scheduler: Which programs go first, by the name of a policy in `hf_dynasor.scheduler.SCHEDULING_POLICIES`; by
             default `gang_sjf`. Only `continuous` schedules programs: with `auto` it is taken.
+        backend: The address of an OpenAI-compatible server, which ends in `/v1`: it runs the model, `model` is its
+            name there (`"embedded"`, the default, takes its only one), and `engine`, `dtype` and `device` are its affair.
         options: Passed on to the engine's class.
 
     Raises:
@@ -64,6 +67,12 @@ def make_engine(
     """
     if engine not in ("auto", "continuous", "generate"):
         raise name_unknown("engine", engine, ["auto", "continuous", "generate"])
+    if backend is not None:
+        refuse_with_backend(engine=engine, dtype=dtype, device=device, quantization=quantization)
+        from hf_dynasor.serving.remote import make_remote_engine
+
+        given = {"reward": reward, "reward_kind": reward_kind, "scheduler": scheduler, **options}
+        return make_remote_engine(backend, model, **given)
     loading = {"dtype": dtype, "device": device, "quantization": quantization, "revision": revision}
     loading["attn_implementation"] = attn_implementation
     loaded = _load(model, trust_remote_code=trust_remote_code, **loading)
@@ -88,6 +97,15 @@ def make_engine(
         except UnsupportedError as error:
             logger.warning("Falling back to GenerateEngine: %s", error)
     return GenerateEngine(loaded, **options)
+
+
+def refuse_with_backend(**given: Any) -> None:
+    """Raise `ConfigurationError` for an option of a model in this process, where a server has the model."""
+    for option, value in given.items():
+        if value not in (None, "auto"):
+            raise ConfigurationError(
+                f"Got {option} = {value!r} with a backend, which runs the model in its own way. Leave it out."
+            )
 
 
 def _choose_reward(

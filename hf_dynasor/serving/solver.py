@@ -29,6 +29,8 @@ class Solver:
         dtype, device: Passed to `load_model`.
         reward: What rates steps: a name, a folder, `"likelihood"`, a `RewardModel`, or none; see `make_engine`. By
             default the embedded reward for the embedded reasoner.
+        backend: The address of a server that runs the model, `http://HOST:PORT/v1`; `model` is then its name there. For
+            more than that pass a `RemoteEngine` as the model.
         timeout: Seconds to wait for the next completion.
         recipe: How questions are solved; or its fields as further keyword arguments.
 
@@ -46,6 +48,7 @@ class Solver:
         dtype: str | None = None,
         device: str | None = None,
         reward: str | Path | RewardModel | None = "auto",
+        backend: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         recipe: Recipe | None = None,
         **options: Any,
@@ -53,7 +56,7 @@ class Solver:
         self.recipe = _make_recipe(recipe, options)
         self.timeout = timeout
         self._owns_engine = not isinstance(model, Engine)
-        self.engine: Engine = _open_engine(model, engine, dtype, device, reward)
+        self.engine: Engine = _open_engine(model, engine, dtype, device, reward, backend)
 
     def solve(self, question: UserQuestion, *, on_grant: OnGrant | None = None) -> Answer:
         """Solve one question.
@@ -120,6 +123,7 @@ def solve(
     dtype: str | None = None,
     device: str | None = None,
     reward: str | Path | RewardModel | None = "auto",
+    backend: str | None = None,
     on_grant: OnGrant | None = None,
     **options: Any,
 ) -> Answer:
@@ -127,7 +131,7 @@ def solve(
 
     Args:
         question: A text that is not empty, or a conversation that ends with the user's turn.
-        model, engine, dtype, device, reward: See `Solver`.
+        model, engine, dtype, device, reward, backend: See `Solver`.
         on_grant: Called after each grant with its record.
         options: Fields of `Recipe`: `program`, `policy`, `budget`, `seed`, `temperature` and so on.
 
@@ -136,7 +140,9 @@ def solve(
         >>> answer.text, answer.stop_reason.value
         ('5', 'certain')
     """
-    with Solver(model, engine=engine, dtype=dtype, device=device, reward=reward, **options) as solver:
+    with Solver(
+        model, engine=engine, dtype=dtype, device=device, reward=reward, backend=backend, **options
+    ) as solver:
         return solver.solve(question, on_grant=on_grant)
 
 
@@ -156,14 +162,24 @@ def _take_all(outcomes: list[ProgramOutcome]) -> Iterator[ProgramOutcome]:
 
 
 def _open_engine(
-    model: Any, engine: EngineName | None, dtype: str | None, device: str | None, reward: Any
+    model: Any,
+    engine: EngineName | None,
+    dtype: str | None,
+    device: str | None,
+    reward: Any,
+    backend: str | None,
 ) -> Engine:
     if not isinstance(model, Engine):
         return make_engine(
-            model, engine=engine or "auto", dtype=dtype or "auto", device=device or "auto", reward=reward
+            model,
+            engine=engine or "auto",
+            dtype=dtype or "auto",
+            device=device or "auto",
+            reward=reward,
+            backend=backend,
         )
-    given = None if reward == "auto" else reward
-    for name, value in {"engine": engine, "dtype": dtype, "device": device, "reward": given}.items():
+    given = {"engine": engine, "dtype": dtype, "device": device, "backend": backend}
+    for name, value in {**given, "reward": None if reward == "auto" else reward}.items():
         if value is not None:
             raise ConfigurationError(
                 f"Got {name} = {value!r} with a running engine, which has its own. Leave it out."

