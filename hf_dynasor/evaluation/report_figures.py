@@ -14,6 +14,8 @@ from hf_dynasor.evaluation.report_statistics import Summary
 
 SIZE = (7.2, 4.4)
 MARKERS = "os^vDPX*<>"
+MAX_INTERVALS = 6
+"""Intervals that are drawn on one line."""
 
 
 def draw_frontier(lines: Mapping[str, Sequence[tuple[Setting, Summary]]], *, title: str) -> str:
@@ -29,38 +31,7 @@ def draw_frontier(lines: Mapping[str, Sequence[tuple[Setting, Summary]]], *, tit
     figure, axes = _start("net tokens for a question (log scale)", "accuracy, %", title)
     for number, (name, points) in enumerate(lines.items()):
         ordered = sorted((summary for _, summary in points), key=lambda summary: summary.net_tokens)
-        xs, ys = [item.net_tokens for item in ordered], [100 * item.accuracy for item in ordered]
-        colour, marker = f"C{number % 10}", MARKERS[number % len(MARKERS)]
-        axes.plot(
-            xs,
-            ys,
-            marker=marker,
-            color=colour,
-            markersize=4,
-            linewidth=1.2,
-            label=name,
-            zorder=3 - 0.01 * number,
-        )
-        low = [100 * (item.accuracy - item.accuracy_interval[0]) for item in ordered]
-        high = [100 * (item.accuracy_interval[1] - item.accuracy) for item in ordered]
-        axes.fill_between(
-            xs,
-            [y - d for y, d in zip(ys, low, strict=True)],
-            [y + d for y, d in zip(ys, high, strict=True)],
-            color=colour,
-            alpha=0.07,
-            linewidth=0,
-        )
-        axes.errorbar(
-            xs,
-            ys,
-            yerr=[_clip(low), _clip(high)],
-            xerr=_spread(ordered),
-            fmt="none",
-            ecolor=colour,
-            alpha=0.45,
-            capsize=2,
-        )
+        _draw_line(axes, number, name, ordered)
     axes.set_xscale("log")
     _name_ticks(axes)
     axes.legend(fontsize=7, loc="lower right")
@@ -135,6 +106,29 @@ def draw_bars(
     if mark is not None:
         axes.axvline(mark, color="tab:red", linestyle=":", linewidth=1)
     return _to_svg(figure)
+
+
+def _draw_line(axes: Any, number: int, name: str, summaries: Sequence[Summary]) -> None:
+    """One series; a line of many points has its intervals at some of them, or nothing could be told apart."""
+    colour, marker = f"C{number % 10}", MARKERS[number % len(MARKERS)]
+    xs, ys = [item.net_tokens for item in summaries], [100 * item.accuracy for item in summaries]
+    axes.plot(xs, ys, marker=marker, color=colour, markersize=4, linewidth=1.2, label=name)
+    every = max(1, -(-len(summaries) // MAX_INTERVALS))
+    # From the largest budget down, and each series at other places than the one before it.
+    shown = [item for place, item in enumerate(reversed(summaries)) if place % every == number % every]
+    axes.errorbar(
+        [item.net_tokens for item in shown],
+        [100 * item.accuracy for item in shown],
+        yerr=[
+            _clip([100 * (item.accuracy - item.accuracy_interval[0]) for item in shown]),
+            _clip([100 * (item.accuracy_interval[1] - item.accuracy) for item in shown]),
+        ],
+        xerr=_spread(shown),
+        fmt="none",
+        ecolor=colour,
+        alpha=0.45,
+        capsize=2,
+    )
 
 
 def _start(x_label: str, y_label: str, title: str, *, height: float = SIZE[1]) -> tuple[Any, Any]:

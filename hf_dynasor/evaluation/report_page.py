@@ -6,7 +6,6 @@ itself to load or run anything (Content-Security-Policy).
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,28 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from hf_dynasor.errors import MissingExtraError
-from hf_dynasor.evaluation import report_figures as figures
 from hf_dynasor.evaluation.report_data import Group, ReportData, Row
+from hf_dynasor.evaluation.report_pictures import draw_pictures
 from hf_dynasor.evaluation.report_settings import Outcome
 from hf_dynasor.evaluation.report_statistics import Comparison, Ratio
+from hf_dynasor.grants import describe_units
 
 TEMPLATES = Path(__file__).with_name("report_templates")
 
 MAX_ANSWERS = 3
 """Different answers that a cell of the drill-down shows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """A picture in a page.
-
-    Args:
-        source: A `data:` address.
-        description: What it shows, for those who do not see it; stands below it too.
-    """
-
-    source: str
-    description: str
 
 
 def render_html(
@@ -88,26 +75,6 @@ def describe_row(row: Row) -> dict[str, Any]:
     return rounded
 
 
-def draw_pictures(group: Group) -> dict[str, Picture]:
-    """Every picture of a group, by a name of its own."""
-    evens = _collect(row for row in group.rows if row.setting.key.policy == "even")
-    where = f"{group.model}, {group.dataset}"
-    drawn = {
-        "programs": _embed(
-            figures.draw_frontier(evens, title=f"{where}: every program, even budgets"),
-            "Accuracy against net tokens for a question, each program at its even budgets, with 95% intervals.",
-        )
-    }
-    for program in dict.fromkeys(row.setting.key.program for row in group.rows):
-        rows = [row for row in group.rows if row.setting.key.program == program]
-        if len({row.name for row in rows}) > 1:
-            drawn[f"policies of {program}"] = _embed(
-                figures.draw_frontier(_collect(rows), title=f"{where}: policies of {program}"),
-                f"Accuracy against net tokens for a question, {program} under each policy, with 95% intervals.",
-            )
-    return drawn | _draw_savings(group) | _draw_readings(group)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drill:
     """Question by question: a program's settings at their largest budgets side by side.
@@ -133,7 +100,9 @@ def list_drills(group: Group, max_questions: int) -> Iterable[Drill]:
         ids = list(dict.fromkeys(id for table in tables for id in table))
         yield Drill(
             program=program,
-            names=tuple(f"{row.name}, {row.setting.key.budget} {row.setting.key.unit}" for row in rows),
+            names=tuple(
+                f"{row.name}, {describe_units(row.setting.key.budget, row.setting.key.unit)}" for row in rows
+            ),
             num_left_out=max(0, len(ids) - max_questions),
             rows=tuple(
                 (id, group.texts.get(id), tuple(_describe_cell(table.get(id)) for table in tables))
@@ -161,51 +130,6 @@ def _group_outcomes(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
     for item in outcomes:
         groups.setdefault(item.id, []).append(item)
     return groups
-
-
-def _collect(rows: Iterable[Row]) -> dict[str, list[tuple[Any, Any]]]:
-    lines: dict[str, list[tuple[Any, Any]]] = {}
-    for row in rows:
-        lines.setdefault(row.name, []).append((row.setting, row.summary))
-    return lines
-
-
-def _draw_savings(group: Group) -> dict[str, Picture]:
-    compared = [
-        (row.name, row.against_even.tokens) for row in group.last_rows if row.against_even is not None
-    ]
-    if not compared:
-        return {}
-    bars = [(name, 100 * share.saved, 100 * share.low, 100 * share.high) for name, share in compared]
-    svg = figures.draw_bars(bars, x_label="net tokens saved against the same even budget, %", title="")
-    words = (
-        "Net tokens that each policy saves against the same even budget, with 95% intervals; the table tells the "
-        "accuracy."
-    )
-    return {"tokens saved": _embed(svg, words)}
-
-
-def _draw_readings(group: Group) -> dict[str, Picture]:
-    drawn = {}
-    for item in group.readings:
-        name = f"{item.program}" + ("" if item.temperature is None else f", T = {item.temperature:g}")
-        if item.needs:
-            svg = figures.draw_needs(item.needs, signal=item.signal, detect_at=item.detect_at, unit=item.unit)
-            words = (
-                f"{name}: {item.signal} after {item.detect_at} {item.unit} against the {item.unit} that each solved "
-                "question needs; a larger dot is more questions."
-            )
-            drawn[f"needs of {name}"] = _embed(svg, words)
-        if item.growth:
-            svg = figures.draw_growth(item.growth, signal=item.signal, unit=item.unit)
-            words = f"{name}: mean {item.signal} along the {item.unit}, the middle half of the questions as a band."
-            drawn[f"certaindex of {name}"] = _embed(svg, words)
-    return drawn
-
-
-def _embed(svg: str, description: str) -> Picture:
-    encoded = base64.b64encode(svg.encode()).decode()
-    return Picture(source=f"data:image/svg+xml;base64,{encoded}", description=description)
 
 
 def _render(template: str, **values: Any) -> str:
@@ -251,17 +175,13 @@ def _escape_cell(value: object) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
-def _make_slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "interval": _show_interval,
     "difference": _show_difference,
     "saving": _show_saving,
     "pretty": _show_json,
     "cell": _escape_cell,
-    "slug": _make_slug,
+    "units": describe_units,
 }
 
 
@@ -288,9 +208,7 @@ def _round(value: Any) -> Any:
 
 __all__ = [
     "Drill",
-    "Picture",
     "describe_row",
-    "draw_pictures",
     "list_drills",
     "render_html",
     "render_json",

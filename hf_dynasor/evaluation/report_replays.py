@@ -124,18 +124,18 @@ def replay_run(
     wanted = None if budgets is None else set(budgets)
     full = replayed.run.info.budget
     cuts = [budget for budget in replayed.list_budgets() if wanted is None or budget in wanted]
+    if replayed.list_budgets() and not cuts:
+        return []
     names = DEFAULT_POLICIES.get(replayed.run.info.program, ("even",)) if policies is None else policies
     settings = []
     for spec in dict.fromkeys(["even", *names]):
         parsed = parse_policy_spec(spec)
-        for budget in cuts if replayed.list_budgets() else [full]:
-            if replayed.is_in_grants and parsed.name == "even":
-                continue  # what it spent in grants is not what one even grant would have bought
-            try:
-                settings.append(replayed.make_setting(parsed, budget))
-            except InputError as error:
-                on_skip(f"{replayed.run.path.name}, {parsed.title} at {budget}: {error}")
-                break
+        if replayed.is_in_grants and parsed.name == "even":
+            continue  # what it spent in grants is not what one even grant would have bought
+        try:
+            settings += [replayed.make_setting(parsed, budget) for budget in cuts or [full]]
+        except InputError as error:
+            on_skip(f"{replayed.run.path.name}, {parsed.title}: {error}")
     return settings
 
 

@@ -175,10 +175,11 @@ def make_key(run: RunFolder, *, policy: str | None = None, budget: int | None = 
 def merge_settings(settings: Iterable[Setting]) -> list[Setting]:
     """Settings of one name joined: runs with several seeds are one setting with more outcomes.
 
-    Of outcomes for the same question and seed the first is kept, so a live run that stands before its own replay wins.
+    Of outcomes for the same question and seed the first is kept, so a live run that stands before its own replay wins;
+    but one with tokens of its own wins over one that only shares in a total.
     """
     merged: dict[SettingKey, Setting] = {}
-    for setting in settings:
+    for setting in sorted(settings, key=lambda setting: not setting.has_token_spread):
         before = merged.get(setting.key)
         merged[setting.key] = setting if before is None else _join(before, setting)
     return sorted(merged.values(), key=lambda setting: _order(setting.key))

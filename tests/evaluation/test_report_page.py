@@ -13,7 +13,8 @@ from hf_dynasor.errors import ConfigurationError, InputError
 from hf_dynasor.evaluation import Question
 from hf_dynasor.evaluation.report_data import Prices, gather_report
 from hf_dynasor.evaluation.report_on import PLANS, list_jobs, write_trace_run
-from hf_dynasor.evaluation.report_page import draw_pictures, render_html, render_json, render_markdown
+from hf_dynasor.evaluation.report_page import render_html, render_json, render_markdown
+from hf_dynasor.evaluation.report_pictures import draw_pictures
 from hf_dynasor.evaluation.report_record import record_trace
 from hf_dynasor.recipe import Recipe
 from hf_dynasor.testing import Reply, ScriptedEngine
@@ -166,7 +167,7 @@ def test_the_same_runs_give_the_same_page(data, tmp_path):
 def test_each_program_and_each_reading_has_its_picture(data):
     assert set(draw_pictures(data.groups[0])) == {
         "programs",
-        "policies of self_consistency",
+        "policies of self_consistency, T = 0.7",
         "tokens saved",
         "needs of self_consistency, T = 0.7",
         "certaindex of self_consistency, T = 0.7",

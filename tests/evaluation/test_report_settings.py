@@ -73,6 +73,13 @@ def test_runs_with_other_seeds_are_one_setting_and_equal_outcomes_count_once():
     assert len(merge_settings([first, replace(second, key=replace(KEY, budget=8))])) == 2
 
 
+def test_an_outcome_with_tokens_of_its_own_stands_before_one_that_shares_in_a_total():
+    shared = replace(make_setting([("a", 0, True, 50)]), has_token_spread=False)
+    own = make_setting([("a", 0, True, 10)])
+    (joined,) = merge_settings([shared, own])
+    assert [item.net_tokens for item in joined.outcomes] == [10]
+
+
 def test_a_question_that_stands_twice_is_refused():
     outcome = Outcome(id="a", seed=0, is_right=True, net_tokens=1)
     with pytest.raises(InputError, match="'a' twice with seed 0"):
