@@ -50,11 +50,16 @@ _STATIC = tuple(
     f"static:entropy={entropy},detect_at={detect_at}"
     for entropy, detect_at in ((0.99, 8), (0.99, 4), (0.99, 3), (0.99, 2), (0.01, 3), (0.01, 4))
 )
+_GIVING_UP = tuple(
+    f"evidence:threshold={threshold},give_up=0.8" for threshold in (16, 14, 12, 10, 9, 8.5, 8.25, 8, 7.5, 7, 6)
+)
 CASES = {
     "static, last letters": Case("gpt35_last_letters", _STATIC, 0.015, 0.8),
     "boundary confidence, R1-7B": Case("boundary_r1_qwen_7b_math500_seed42", ("boundary_confidence",), 0.03),
     "boundary confidence, Qwen3-8B": Case("boundary_qwen3_8b_math500_seed42", ("boundary_confidence",), 0.02),
     "evidence, R1-7B": Case("boundary_r1_qwen_7b_math500_seed42", ("evidence",), 0.04),
+    "evidence, Qwen3-8B": Case("boundary_qwen3_8b_math500_seed42", ("evidence",), 0.025),
+    "evidence, giving up at 0.8, R1-7B": Case("boundary_r1_qwen_7b_math500_seed42", _GIVING_UP, 0.04),
     "consistency windows, R1-7B": Case("probed_r1_qwen_7b_math500_seed42", ("consistency",), 0.05),
     "joint settled majority, AIME": Case(
         "qwen3_8b_aime24", ("settled_majority",), 0.15, 0.7, ReplayOptions(draws=5)

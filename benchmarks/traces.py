@@ -42,7 +42,8 @@ DEPTH: Mapping[str, DepthPolicy] = {
     "confidence 0.995": ConfidenceExit(threshold=0.995),
     "confidence 0.998": ConfidenceExit(threshold=0.998),
     "evidence": EvidenceExit(),
-    "evidence, never gives up": EvidenceExit(give_up=None),
+    "evidence, gives up at 0.8": EvidenceExit(give_up=0.8),
+    "evidence, gives up at 0.6": EvidenceExit(give_up=0.6),
 }
 DEFAULT = EvidenceExit()
 ABLATIONS: Mapping[str, EvidenceExit] = {
@@ -51,9 +52,12 @@ ABLATIONS: Mapping[str, EvidenceExit] = {
     "boundaries next door count in full": replace(DEFAULT, apart=1.0),
     "no support": replace(DEFAULT, support=0.0),
     "no caution": replace(DEFAULT, caution=0.0),
-    "never gives up": replace(DEFAULT, give_up=None),
+    "no fall": replace(DEFAULT, fall=0.0),
+    "no hold": replace(DEFAULT, hold=None),
+    "every boundary asked": replace(DEFAULT, spacing=0.0),
+    "boundaries of 0.95 and more": replace(DEFAULT, least=3.0),
     "gives up at 0.8": replace(DEFAULT, give_up=0.8),
-    "gives up at 0.5": replace(DEFAULT, give_up=0.5),
+    "gives up at 0.6": replace(DEFAULT, give_up=0.6),
     "probes every 128": replace(DEFAULT, far=128),
     "no probes": replace(DEFAULT, far=10**9, near=10**9, promising=10**9),
 }

@@ -42,7 +42,18 @@ MAY_IMPORT = {
     | {"program", "drivers", "program_plan", "program_run", "recipe", "embedded", "scheduler", "stopping"}
     | {"answers", ""},
     "evaluation": BASE
-    | {"program", "drivers", "recipe", "answers", "programs", "scheduler", "snapshots", "stopping", ""},
+    | {
+        "program_options",
+        "program",
+        "drivers",
+        "recipe",
+        "answers",
+        "programs",
+        "scheduler",
+        "snapshots",
+        "stopping",
+        "",
+    },
     "pipelines": BASE | {"embedded", "recipe", "serving"},
     "_registration": {"pipelines"},
     "cli": BASE

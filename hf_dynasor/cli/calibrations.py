@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from hf_dynasor.cli.replays import report_broken_lines
+from hf_dynasor.cli.replays import add_cap_option, report_broken_lines
 from hf_dynasor.evaluation.calibrate import Calibration, CalibrationSettings
 from hf_dynasor.evaluation.calibrate_traces import (
     ReplayOptions,
@@ -117,7 +117,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         pilot=arguments.pilot,
         seed=arguments.seed,
     )
-    traces = open_traces(arguments.traces)
+    traces = open_traces(arguments.traces, cap=arguments.cap)
     report_broken_lines(traces)
     calibration = calibrate_traces(
         traces, settings, policies=arguments.policy or (), options=_read_options(arguments)
@@ -135,7 +135,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
 def run_drift(arguments: argparse.Namespace) -> int:
     """Check new traces against a policy's certificate."""
     policy = load_policy(arguments.policy)
-    traces = open_traces(arguments.traces)
+    traces = open_traces(arguments.traces, cap=arguments.cap)
     report_broken_lines(traces)
     _warn_of_another_model(policy, find_model(traces))
     report = check_traces(traces, policy, options=_read_options(arguments), level=arguments.level)
@@ -230,6 +230,7 @@ def _add_replay_options(parser: argparse.ArgumentParser, natural: Callable[[str]
         metavar="K",
         help="random orders of each question's samples (default: as recorded)",
     )
+    add_cap_option(parser)
     parser.add_argument(
         "--seed", type=natural, default=0, help="seeds draws, pilot and bootstrap (default: 0)"
     )

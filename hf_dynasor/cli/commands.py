@@ -54,6 +54,7 @@ def run_eval(arguments: argparse.Namespace) -> int:
     """`hf-dynasor eval`: a file of questions, rows as they end, a summary."""
     recipe = make_recipe(arguments)
     if arguments.trace:
+        recipe = run_rules_to_end(recipe)
         check_full_budget(recipe)
     file = read_questions(arguments.file)
     _report_broken_lines(file, arguments.file)

@@ -21,7 +21,8 @@ EXIT_BAD_INPUT = 2
 
 REPLAY_EPILOG = """\
 TRACES are files that `hf-dynasor eval ... --trace` wrote, samples, or long chains of thought with probes; several
-files are one set, and a boundary_* file finds the probed_* and text_* files of the same run beside it.
+files are one set, and a boundary_* file finds the probed_* and text_* files of the same run beside it. A file whose
+name ends in .gz is decompressed. A broken line is told and left out; the rest is replayed, and the exit code is 2.
 
 A policy is a name with options, a row of the paper's Table 1, or a file that `hf-dynasor calibrate` wrote.
 
@@ -30,6 +31,7 @@ examples:
   hf-dynasor replay traces.jsonl --policy static:entropy=0.6,detect_at=4
   hf-dynasor replay traces.jsonl --policy sc/math --budget 10 --draws 20 --seed 1 --json
   hf-dynasor replay boundary_model_math500_seed42.jsonl --rows rows.jsonl
+  hf-dynasor replay boundary_model_math500_seed42.jsonl --policy evidence:give_up=0.8 --cap 16384
 
 --json ends with one line: {num_questions, accuracy, baseline_accuracy, net_tokens, baseline_tokens,
 sequential_tokens, baseline_sequential_tokens, early_stop_rate}; the baseline is the full budget."""
@@ -53,7 +55,12 @@ def add_replay_options(parser: argparse.ArgumentParser, natural: Callable[[str],
     parser.add_argument(
         "--policy", metavar="NAME|FILE.json", help="by default the best known for this kind of trace"
     )
-    parser.add_argument("--budget", type=int, metavar="N", help="full budget (default: what was recorded)")
+    parser.add_argument(
+        "--budget",
+        type=int,
+        metavar="N",
+        help="full budget: samples, or tokens of a single chain (default: what was recorded)",
+    )
     parser.add_argument(
         "--fit", nargs="+", metavar="TRACES", help="traces of other questions, on which a curve is fitted"
     )
@@ -63,7 +70,7 @@ def add_replay_options(parser: argparse.ArgumentParser, natural: Callable[[str],
 
 def run_replay(arguments: argparse.Namespace) -> int:
     """Replay one policy; its totals beside those of the full budget."""
-    traces = open_traces(arguments.traces)
+    traces = open_traces(arguments.traces, cap=arguments.cap)
     report_broken_lines(traces)
     policy = parse_policy_spec(arguments.policy) if arguments.policy else None
     if policy is not None and arguments.fit:
@@ -114,7 +121,7 @@ def add_sweep_options(
 
 def run_sweep(arguments: argparse.Namespace) -> int:
     """Replay several policies at several budgets; a table, pictures, or one line of JSON."""
-    traces = open_traces(arguments.traces)
+    traces = open_traces(arguments.traces, cap=arguments.cap)
     report_broken_lines(traces)
     rows = sweep(
         traces,
@@ -187,9 +194,13 @@ def describe_replay(summary: ReplaySummary, rows: list[ReplayedQuestion]) -> str
 
 
 def report_broken_lines(traces: OpenTraces) -> None:
-    """Tell which lines were left out."""
+    """Tell which lines were left out, and how many."""
     for broken in traces.broken_lines:
         print(f"hf-dynasor: {broken} (left out)", file=sys.stderr)
+    if count := len(traces.broken_lines):
+        print(
+            f"hf-dynasor: {count} broken line{'s' * (count > 1)} left out, the rest was read", file=sys.stderr
+        )
 
 
 @contextlib.contextmanager
@@ -212,6 +223,16 @@ def open_output(path: str | None) -> Iterator[TextIO | None]:
         yield file
 
 
+def add_cap_option(parser: argparse.ArgumentParser) -> None:
+    """`--cap`, for single chains."""
+    parser.add_argument(
+        "--cap",
+        type=int,
+        metavar="N",
+        help="tokens that each single chain was allowed (default: read off those that were cut off)",
+    )
+
+
 def _add_trace_options(parser: argparse.ArgumentParser, natural: Callable[[str], int]) -> None:
     parser.add_argument("traces", nargs="+", metavar="TRACES", help="files of recorded traces, of one kind")
     parser.add_argument("--program", help="which program to replay, where the traces can serve several")
@@ -221,6 +242,7 @@ def _add_trace_options(parser: argparse.ArgumentParser, natural: Callable[[str],
         metavar="K",
         help="random orders of each question's samples (default: as recorded)",
     )
+    add_cap_option(parser)
     parser.add_argument("--seed", type=natural, default=0, help="seeds the draws (default: 0)")
 
 

@@ -24,7 +24,7 @@ from hf_dynasor.evaluation.policy_specs import PolicySpec
 from hf_dynasor.evaluation.replay_rules import EXIT_STYLE, RULES
 from hf_dynasor.evaluation.replay_width_depth import DEFAULT_BUDGET
 from hf_dynasor.evaluation.replayed import ReplayedQuestion
-from hf_dynasor.evaluation.trace_sets import OpenTraces, replay
+from hf_dynasor.evaluation.trace_sets import OpenTraces, choose_rule, replay
 from hf_dynasor.scheduler.policy_file import PolicyFile, PolicyKind
 
 
@@ -67,7 +67,11 @@ def calibrate_traces(
     options = options or ReplayOptions()
     kind, budget = find_kind(traces, options), find_budget(traces, options)
     model = find_model(traces)
-    paths = list_settings(kind, policies, budget=budget)
+    recorded = choose_rule(traces) if traces.kind == "program" else None
+    named = policies or ([recorded.name] if recorded is not None else [])
+    paths = _name_caps(list_settings(kind, named, budget=budget), traces)
+    if recorded is not None:  # what the grid does not vary stays as it was recorded
+        paths = [[choose_rule(traces, spec) or spec for spec in path] for path in paths]
     if settings.method == "crc":
         paths = paths[:1]
     evidence = collect_evidence([[replay_setting(traces, spec, options) for spec in path] for path in paths])
@@ -75,6 +79,28 @@ def calibrate_traces(
     if calibration.policy.name not in RULES or kind != "depth":
         return calibration
     return replace(calibration, policy=replace(calibration.policy, exit=EXIT_STYLE))
+
+
+def _name_caps(paths: list[list[PolicySpec]], traces: OpenTraces) -> list[list[PolicySpec]]:
+    """Settings that give up at a share of the cap name that cap: what loads the file later cannot see the traces.
+
+    Raises:
+        InputError: The traces have several caps, or an unknown one.
+    """
+    if (
+        all(spec.parameters.get("give_up") is None for path in paths for spec in path)
+        or traces.kind != "depth"
+    ):
+        return paths
+    assert traces.recorded is not None  # of kind depth
+    caps = {trace.cap for trace in traces.recorded.depth()}
+    if len(caps) > 1 or None in caps:
+        found = ", ".join(str(cap or "unknown") for cap in sorted(caps, key=lambda cap: cap or 0))
+        raise InputError(
+            f"Got settings that give up at a share of the cap, and traces with the caps {found}. Expected one: --cap N."
+        )
+    cap = caps.pop()
+    return [[replace(spec, parameters={**spec.parameters, "cap": cap}) for spec in path] for path in paths]
 
 
 def check_traces(
@@ -138,6 +164,8 @@ def name_questions(traces: OpenTraces) -> dict[str, str]:
 
 def find_kind(traces: OpenTraces, options: ReplayOptions) -> PolicyKind:
     """The kind of policy that fits."""
+    if traces.kind == "program" and choose_rule(traces) is not None:
+        return "depth"
     if traces.kind in ("program", "samples"):
         return "width"
     if traces.kind == "width_depth":

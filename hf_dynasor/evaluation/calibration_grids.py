@@ -21,7 +21,7 @@ Grid = Callable[[int | None], list[list[Parameters]]]
 _CONFIDENCES = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.92, 0.9, 0.85, 0.8, 0.7, 0.6)
 _CHANCES = (0.0, 0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5)
 _DETECT_AT = (32, 24, 20, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2)
-_EVIDENCE = (14.0, 13.0, 12.0, 11.0, 10.0, 9.0, 8.5, 8.0, 7.5, 7.0, 6.5, 6.0, 5.5, 5.0, 4.0)
+_EVIDENCE = (20.0, 16.0, 14.0, 13.0, 12.0, 11.0, 10.0, 9.5, 9.0, 8.5, 8.25, 8.0, 7.5, 7.0, 6.5, 6.0, 5.0)
 _SETTLED: tuple[Parameters, ...] = tuple(
     {"width": width, "confidence": confidence, "share": share}
     for width, confidence, share in (
@@ -113,7 +113,7 @@ GRIDS: Mapping[PolicyKind, Mapping[str, Grid]] = MappingProxyType(
                 "boundary_confidence": _vary("threshold", _CONFIDENCES, statistic="minimum", min_gap=64),
                 "confidence": _vary("threshold", _CONFIDENCES),
                 "consistency": _vary("window", _WINDOWS, interval=64),
-                "evidence": _vary("threshold", _EVIDENCE, give_up=0.6),
+                "evidence": _vary("threshold", _EVIDENCE),
             }
         ),
         "width_depth": MappingProxyType(
@@ -129,6 +129,6 @@ GRIDS: Mapping[PolicyKind, Mapping[str, Grid]] = MappingProxyType(
 """Grids by kind and name of policy."""
 
 DEFAULTS: Mapping[PolicyKind, str] = MappingProxyType(
-    {"width": "forecast", "depth": "boundary_confidence", "width_depth": "settled_majority"}
+    {"width": "forecast", "depth": "evidence", "width_depth": "settled_majority"}
 )
 """What is calibrated where nobody named a policy; the rule for chains is one that `generate` loads."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -27,6 +28,7 @@ from hf_dynasor.core import (
 )
 from hf_dynasor.errors import InputError
 from hf_dynasor.evaluation.questions import BrokenLine
+from hf_dynasor.evaluation.trace_files import open_text
 from hf_dynasor.recipe import Recipe
 
 SCHEMA = "hf_dynasor.trace/1"
@@ -232,9 +234,11 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
         InputError: The file cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}. Expected a file of traces.") from None
+        with open_text(path, errors="replace") as file:
+            lines = file.read().split("\n")
+    except (OSError, EOFError, zlib.error) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"Cannot read {path}: {words}. Expected a file of traces.") from None
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -8,6 +8,7 @@ its full length and those answers, and ends as the record says, finished or cut 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from hf_dynasor.evaluation.replayed import ReplayedQuestion
 from hf_dynasor.evaluation.traces.judging import judge_depth, read_key
@@ -26,6 +27,31 @@ def replay_depth(traces: Iterable[DepthTrace], policy: DepthPolicy) -> list[Repl
         Tokens and answers of the policy beside those of the full run without probes.
     """
     return [_replay(trace, policy) for trace in traces]
+
+
+def cut_chain(trace: DepthTrace, budget: int) -> DepthTrace:
+    """The chain as a run with a smaller cap would have left it.
+
+    A chain that is longer ends at the budget with the last answer that was recorded before it, whose tokens count;
+    one that says nothing until then has no answer. So the baseline is asked too, and never gains by stopping late.
+
+    Args:
+        trace: A recorded chain.
+        budget: Most tokens that it may have, at least 1.
+    """
+    if trace.num_tokens <= budget:
+        return replace(trace, cap=budget)
+    probes = tuple(probe for probe in trace.probes if probe.position < budget)
+    last = next((probe for probe in reversed(probes) if read_key(probe.answer) is not None), None)
+    return replace(
+        trace,
+        probes=probes,
+        cap=budget,
+        num_tokens=budget + (last.num_tokens if last else 0),
+        is_finished=False,
+        answer=last.answer if last else None,
+        is_correct=last is not None and judge_depth(trace, last.answer),
+    )
 
 
 def _replay(trace: DepthTrace, policy: DepthPolicy) -> ReplayedQuestion:

@@ -1,4 +1,4 @@
-"""Opens trace files of any kind and replays a policy on them: the one door that the command line and sweeps use.
+"""Replays a policy on traces of any kind: the one door that the command line and sweeps use.
 
 | kind | a line is | a policy is |
 |---|---|---|
@@ -10,25 +10,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hf_dynasor.answers import AnswerFormat, canonicalise
 from hf_dynasor.core import Usage
 from hf_dynasor.errors import ConfigurationError, InputError, name_unknown
+from hf_dynasor.evaluation.opened import OpenTraces, open_traces
 from hf_dynasor.evaluation.policy_specs import PolicySpec, parse_policy_spec
-from hf_dynasor.evaluation.questions import BrokenLine
 from hf_dynasor.evaluation.recording import grade_answer
-from hf_dynasor.evaluation.records import ProgramTrace, read_lines, read_program_traces
 from hf_dynasor.evaluation.replay import replay_programs
-from hf_dynasor.evaluation.replay_depth import replay_depth
+from hf_dynasor.evaluation.replay_chains import fill_parameters, read_recorded_rule, replay_chains
+from hf_dynasor.evaluation.replay_depth import cut_chain, replay_depth
 from hf_dynasor.evaluation.replay_rules import replay_rule
 from hf_dynasor.evaluation.replay_width_depth import DEFAULT_DRAWS, replay_width_depth
 from hf_dynasor.evaluation.replayed import ReplayedQuestion
 from hf_dynasor.evaluation.samples import GradedSample, SampleSet, read_samples, replay_samples
-from hf_dynasor.evaluation.traces import DepthTrace, SamplesTrace, TraceSet, WidthDepthTrace, read_traces
+from hf_dynasor.evaluation.traces import DepthTrace, SamplesTrace, WidthDepthTrace
 from hf_dynasor.evaluation.traces.policies import (
     DEFAULT_POLICIES,
     DEPTH_POLICIES,
@@ -38,55 +36,8 @@ from hf_dynasor.evaluation.traces.policies import (
 from hf_dynasor.programs import PROGRAMS
 from hf_dynasor.stopping.rule_table import RULES, build_rule
 
-SetKind = Literal["program", "samples", "depth", "width_depth"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenTraces:
-    """Traces of one kind from one or several files.
-
-    Args:
-        kind: See the table above.
-        programs: Recorded programs, of kind `program`.
-        recorded: Traces of the other kinds.
-        broken_lines: Lines that were left out.
-    """
-
-    kind: SetKind
-    programs: tuple[ProgramTrace, ...] = ()
-    recorded: TraceSet | None = None
-    broken_lines: tuple[BrokenLine, ...] = ()
-
-    @property
-    def program(self) -> str:
-        """Name of the program that was recorded."""
-        if self.kind == "program":
-            return self.programs[0].program
-        return {"samples": "self_consistency", "depth": "chain_of_thought"}.get(self.kind, "parallel_chains")
-
-
-def open_traces(paths: Sequence[str | Path]) -> OpenTraces:
-    """Read files of one kind as one set.
-
-    Raises:
-        InputError: No file, an unreadable one, one without traces, files of several kinds, or recorded programs
-            of several models or programs.
-    """
-    names = [Path(path) for path in paths]
-    if not names:
-        raise InputError("Got no trace file but expected at least one.")
-    are_programs = {path: _is_program_file(path) for path in names}
-    if not any(are_programs.values()):
-        recorded = read_traces(names)
-        return OpenTraces(kind=recorded.kind, recorded=recorded)
-    if not all(are_programs.values()):
-        others = ", ".join(str(path) for path, is_one in are_programs.items() if not is_one)
-        raise InputError(f"Got recorded programs together with other traces ({others}). Replay them apart.")
-    files = {path: read_program_traces([path]) for path in names}
-    traces = _name_apart({path: file.traces for path, file in files.items()})
-    _check_alike(traces)
-    broken = tuple(line for file in files.values() for line in file.broken_lines)
-    return OpenTraces(kind="program", programs=tuple(traces), broken_lines=broken)
+_LIVE_OPTIONS = ("delimiter", "format")
+"""Options of the rule `evidence` that say where steps end and which answers are equal: records have settled both."""
 
 
 def replay(
@@ -106,7 +57,7 @@ def replay(
             for the kind of trace.
         program: Which program to replay, where a trace can serve several: `self_consistency` takes the chains of a
             `width_depth` trace as whole samples.
-        budget: Full budget in units of the knob; by default all that was recorded.
+        budget: Full budget in units of the knob, or in tokens of a single chain; by default all that was recorded.
         draws: Random orders of the samples of each question; `None` keeps the recorded one.
         seed: Seeds the draws.
 
@@ -119,6 +70,9 @@ def replay(
     if (samples := list_samples(traces, program)) is not None:
         allocation = (spec or DEFAULT_WIDTH).build_width()
         return replay_samples(samples, allocation, budget=budget, draws=draws, seed=seed)
+    if traces.kind == "program" and (rule := choose_rule(traces, spec)) is not None:
+        _refuse_draws(draws)
+        return replay_chains(traces.programs, rule.name, rule.parameters, budget=budget)
     if traces.kind == "program":
         allocation = (spec or _default_for(traces.program)).build_width()
         return replay_programs(traces.programs, allocation, budget=budget, draws=draws, seed=seed)
@@ -176,15 +130,28 @@ def _replay_depth(
     traces: Sequence[DepthTrace], spec: PolicySpec, budget: int | None, draws: int | None
 ) -> list[ReplayedQuestion]:
     """A policy for recorded chains by name, or a stopping rule of `generate` itself."""
-    if budget is not None or draws is not None:
-        raise ConfigurationError(
-            f"Got {budget = } and {draws = } for single chains, which are neither cut nor drawn. Leave them out."
-        )
+    _refuse_draws(draws)
+    if budget is not None:
+        if budget < 1:
+            raise ConfigurationError(f"Got {budget = } but expected at least 1 token.")
+        traces = [cut_chain(trace, budget) for trace in traces]
     if spec.name in DEPTH_POLICIES:
-        return replay_depth(traces, build_depth_policy(spec.name, spec.parameters))
+        options = {name: spec.parameters[name] for name in spec.parameters if name not in _LIVE_OPTIONS}
+        _check_cap(traces, options)
+        return replay_depth(traces, build_depth_policy(spec.name, options))
     if spec.name in RULES:
         return replay_rule(traces, build_rule(spec.name, spec.parameters))
     raise name_unknown("policy for traces of kind 'depth'", spec.name, {*DEPTH_POLICIES, *RULES})
+
+
+def _check_cap(traces: Sequence[DepthTrace], options: Mapping[str, Any]) -> None:
+    if options.get("give_up") is None or options.get("cap") is not None:
+        return
+    if unknown := next((trace for trace in traces if trace.cap is None), None):
+        raise InputError(
+            f"Got give_up = {options['give_up']}, a share of the cap, but no chain of {unknown.run} was cut off, so its "
+            "cap is unknown. Name it: --cap N, the most tokens that the run allowed."
+        )
 
 
 def _check_kind(spec: PolicySpec, kind: str) -> PolicySpec:
@@ -206,6 +173,28 @@ def list_samples(traces: OpenTraces, program: str | None = None) -> list[SampleS
     return None
 
 
+def choose_rule(traces: OpenTraces, spec: PolicySpec | None = None) -> PolicySpec | None:
+    """The stopping rule to replay on recorded chains: the one that is named, or the one that they were read by.
+
+    Returns:
+        `None` where the policy allocates, or the traces are no chains that were read to their end.
+    """
+    recorded = read_recorded_rule(traces.programs)
+    if recorded is None or (spec is not None and (spec.kind == "width" or spec.name not in RULES)):
+        return None
+    name = spec.name if spec is not None else recorded["name"]
+    parameters = fill_parameters(name, spec.parameters if spec is not None else {}, traces.programs)
+    return PolicySpec(kind="depth", name=name, parameters=parameters)
+
+
+def _refuse_draws(draws: int | None) -> None:
+    if draws is not None:
+        raise ConfigurationError(
+            f"Got {draws = } for single chains: each question has one chain in a run, so there is nothing to draw. Leave "
+            "it out; name the files of several runs (seeds) to have several chains of a question."
+        )
+
+
 def _default_for(program: str) -> PolicySpec:
     """Votes are forecast where each sample has one; a tree reads its program's row of Table 1."""
     preset = getattr(PROGRAMS[program], "preset", None) if program in PROGRAMS else None
@@ -220,43 +209,9 @@ def _check_program(traces: OpenTraces, program: str | None) -> None:
         raise name_unknown(f"program for traces of kind {traces.kind!r}", program, known)
 
 
-def _is_program_file(path: Path) -> bool:
-    """Whether the first line that says what it is is a recorded program's."""
-    for _, line in read_lines(path):
-        return '"schema"' in line[:200]
-    raise InputError(f"{path} is empty. Expected traces, one a line.")
-
-
-def _name_apart(files: dict[Path, tuple[ProgramTrace, ...]]) -> list[ProgramTrace]:
-    """All traces; a question that several files have is named with its file."""
-    counts: dict[str, int] = {}
-    for traces in files.values():
-        for trace in traces:
-            counts[trace.id] = counts.get(trace.id, 0) + 1
-    return [
-        replace(trace, id=f"{trace.id} ({path.stem})") if counts[trace.id] > 1 else trace
-        for path, traces in files.items()
-        for trace in traces
-    ]
-
-
-def _check_alike(traces: Iterable[ProgramTrace]) -> None:
-    ids: set[str] = set()
-    alike: dict[str, str] = {}
-    for trace in traces:
-        if trace.id in ids:
-            raise InputError(f"Question {trace.id!r} stands twice in the traces. Expected each once a file.")
-        ids.add(trace.id)
-        for name in ("program", "model", "unit"):
-            value = getattr(trace, name)
-            if alike.setdefault(name, value) != value:
-                raise InputError(
-                    f"Got traces of {name}s {alike[name]!r} and {value!r} but expected one. Replay them apart."
-                )
-
-
 __all__ = [
     "OpenTraces",
+    "choose_rule",
     "grade_branches",
     "grade_samples",
     "list_samples",

@@ -282,7 +282,7 @@ class ChainOfThought(ReasoningProgram):
                 num_probe_tokens=num_probe_tokens,
             )
         )
-        if not verdict.is_stop or self._ending is not None:
+        if not (verdict.is_stop and self.settings.stops) or self._ending is not None:
             return
         self.verdict = verdict
         if self.settings.exit == "probe":

@@ -91,6 +91,8 @@ class ChainSettings:
         exit: What follows a stop: `"probe"` takes the answer that was read; `"answer"` closes the thought and has
             the model write its answer within the budget.
         closing: What closes a thought, a name in `EXIT_CLOSINGS` or a text with `{close}`.
+        stops: Whether the rule's word ends the chain; off, it is read where the rule asks and runs to its end, so that
+            the record can be replayed under the rule.
         answer_format: How answers are found and told apart.
 
     Raises:
@@ -111,6 +113,7 @@ class ChainSettings:
     think_end: str = "</think>"
     exit: ChainExit = "probe"
     closing: str = "plain"
+    stops: bool = True
     answer_format: AnswerFormat = "auto"
 
     def __post_init__(self) -> None:

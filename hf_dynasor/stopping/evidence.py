@@ -73,13 +73,15 @@ class AccumulatedEvidenceState:
     def __init__(self, rule: AccumulatedEvidence) -> None:
         self._rule = rule
         self._state = EvidenceState(rule)
+        self._read_at = -1
 
     def is_due(self, progress: Progress) -> bool:
-        """Whether a step has just ended, or the next regular place is reached."""
-        return self._state.wants(self._place(progress))
+        """Whether a step has just ended, or the next regular place is reached; never twice at one place."""
+        return progress.num_tokens > self._read_at and self._state.wants(self._place(progress))
 
     def observe(self, reading: Reading) -> Verdict:
         """Weigh the answer. Certainty is 1 - exp(-evidence)."""
+        self._read_at = reading.progress.num_tokens
         key = None if reading.answer is None else canonicalise(reading.answer, format=self._rule.format)
         told = DepthReading(
             place=self._place(reading.progress),

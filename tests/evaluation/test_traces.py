@@ -1,6 +1,8 @@
 """Trace files: what is read from them, and how broken ones are refused."""
 
+import gzip
 import json
+import re
 
 import pytest
 
@@ -80,10 +82,58 @@ def test_numbers_as_answers_are_read_as_texts(tmp_path):
         ([], "a JSON list; expected an object"),
     ],
 )
-def test_a_broken_line_is_named_with_its_field(tmp_path, row, message):
-    path = write_lines(tmp_path / "probed_m.jsonl", probed_row("ok"), row)
-    with pytest.raises(InputError, match=f"probed_m.jsonl, line 2.*{message}"):
-        read_traces([path])
+def test_a_broken_line_is_named_with_its_field_and_left_out(tmp_path, row, message):
+    path = write_lines(tmp_path / "probed_m.jsonl", probed_row("ok"), row, probed_row("fine"))
+    traces = read_traces([path])
+    assert [trace.id for trace in traces.traces] == ["ok", "fine"]
+    (broken,) = traces.broken_lines
+    assert broken.number == 2
+    assert re.search(rf"{message}.*\(probed_m.jsonl\)", broken.reason)
+    with pytest.raises(InputError, match="1 broken lines; first: line 1: "):
+        read_traces([write_lines(tmp_path / "probed_n.jsonl", row)])
+
+
+def test_a_broken_boundary_line_leaves_out_its_question_and_no_other(tmp_path):
+    path = write_lines(tmp_path / "probed_m.jsonl", *(probed_row(f"q-{i}") for i in range(3)))
+    beside = write_lines(tmp_path / "boundary_m.jsonl", *(trial_row(f"q-{i}") for i in range(3)))
+    beside.write_text(beside.read_text().replace('{"id": "q-1"', '{"id": "q-1', 1))
+    traces = read_traces([path])
+    assert [trace.id for trace in traces.traces] == ["q-0", "q-2"]
+    assert all(any(p.place == "boundary" for p in trace.probes) for trace in traces.depth())
+    assert [broken.number for broken in traces.broken_lines] == [2]
+
+
+def test_a_broken_line_of_samples_or_branches_is_left_out(tmp_path):
+    good = {"id": "a-0", "answer": "9", "samples": ["The answer is 9."]}
+    path = write_lines(tmp_path / "s.jsonl", good, {"id": "a-1", "answer": "9", "samples": 3})
+    path.write_text(path.read_text() + "{")
+    traces = read_traces([path])
+    assert [t.id for t in traces.traces] == ["a-0"]
+    assert sorted(b.number for b in traces.broken_lines) == [2, 3]
+
+
+def test_compressed_files_are_read_and_find_each_other(tmp_path):
+    for name, row in (("probed_m.jsonl", probed_row()), ("boundary_m.jsonl", trial_row())):
+        text = (json.dumps(row) + "\n").encode()
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text))
+    traces = read_traces([tmp_path / "boundary_m.jsonl.gz"])
+    assert traces.sources == ("m",)
+    assert len(traces.depth()[0].probes) == 3
+    whole = (tmp_path / "probed_m.jsonl.gz").read_bytes()
+    for name, content in (("probed_cut.jsonl.gz", whole[:-20]), ("probed_no.jsonl.gz", b"{}")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"Cannot read .*{name}"):
+            read_traces([tmp_path / name])
+
+
+def test_a_cap_that_is_named_wins_and_must_fit(tmp_path):
+    path = write_lines(tmp_path / "probed_m.jsonl", probed_row(num_tokens=500))
+    assert read_traces([path], cap=700).depth()[0].cap == 700
+    with pytest.raises(InputError, match="cap = 499 but 'q-0' of m has 500 tokens"):
+        read_traces([path], cap=499)
+    samples = write_lines(tmp_path / "s.jsonl", {"id": "a", "answer": "9", "samples": ["9"]})
+    with pytest.raises(InputError, match="no single chains"):
+        read_traces([samples], cap=700)
 
 
 def test_confidence_outside_its_range_is_refused(tmp_path):
@@ -104,7 +154,7 @@ def test_files_that_cannot_be_replayed_say_why(tmp_path):
         ("missing.jsonl", "No such file"),
         ("boundary_missing.jsonl", "no such file"),
         ("empty.jsonl", "holds no trace"),
-        ("bad.jsonl", "line 1: not JSON"),
+        ("bad.jsonl", r"holds no trace \(1 broken lines; first: line 1: not JSON"),
         ("other.jsonl", "is no known trace: its first line has question"),
         ("boundary_lonely.jsonl", "Found no .*probed_lonely"),
         ("boundary_x.jsonl", "'stranger', which probed_x.jsonl does not have"),

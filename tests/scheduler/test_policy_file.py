@@ -173,8 +173,11 @@ def test_a_recipe_takes_a_file(tmp_path):
 
 def test_a_recipe_refuses_files_that_it_cannot_follow(tmp_path):
     dataclasses.replace(FILE, kind="depth").save(tmp_path / "depth.json")
-    with pytest.raises(ConfigurationError, match="expected 'width'"):
+    with pytest.raises(ConfigurationError, match="expected program 'chain_of_thought'"):
         Recipe(policy=str(tmp_path / "depth.json"))
+    dataclasses.replace(FILE, kind="width_depth").save(tmp_path / "both.json")
+    with pytest.raises(ConfigurationError, match="expected 'width'"):
+        Recipe(policy=str(tmp_path / "both.json"))
     with pytest.raises(InputError, match="Cannot read"):
         Recipe(policy=str(tmp_path / "none.json"))
     FILE.save(tmp_path / "width.json")

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from hf_dynasor.errors import InputError
-from hf_dynasor.evaluation.traces.fields import Row, read_rows
+from hf_dynasor.evaluation.questions import BrokenLine
+from hf_dynasor.evaluation.trace_files import GZIP, name_stem
+from hf_dynasor.evaluation.traces.fields import Row, keep_readable, read_rows
 from hf_dynasor.evaluation.traces.records import PLACES, DepthTrace, RecordedProbe
 
 ROUNDING = 1e-3
@@ -22,51 +24,95 @@ PREFIXES = ("boundary_", "probed_", "text_")
 def find_run(path: Path) -> tuple[Path, str] | None:
     """The folder and name of the run that a file belongs to; `None` where its name is of no such file."""
     for prefix in PREFIXES:
-        if path.name.startswith(prefix) and path.suffix == ".jsonl":
-            return path.parent, path.stem.removeprefix(prefix)
+        if path.name.startswith(prefix) and path.name.removesuffix(GZIP).endswith(".jsonl"):
+            return path.parent, name_stem(path).removeprefix(prefix)
     return None
 
 
-def read_run(folder: Path, run: str) -> list[DepthTrace]:
+def read_run(folder: Path, run: str, *, cap: int | None, broken: list[BrokenLine]) -> list[DepthTrace]:
     """Every question of a run, in the order of its `probed_` file.
 
+    Args:
+        folder: Where its files are.
+        run: Its name.
+        cap: Most tokens that the run allowed; `None` reads it off the chains that were cut off, if there are any.
+        broken: Gets the lines that cannot be read. A question is left out whole where its line is broken in its
+            `probed_` or `boundary_` file.
+
     Raises:
-        InputError: The `probed_` file is missing, a file is broken, or two files do not fit each other.
+        InputError: The `probed_` file is missing, none of its lines can be read, two files do not fit each other, or
+            a chain is longer than the cap.
     """
-    path = folder / f"probed_{run}.jsonl"
-    if not path.is_file():
+    path = _find_file(folder, f"probed_{run}")
+    if path is None:
         raise InputError(
-            f"Found no {path}. Expected it beside the run's other files: it has the questions and the full runs."
+            f"Found no {folder / f'probed_{run}.jsonl'}. Expected it beside the run's other files: it has the "
+            "questions and the full runs."
         )
-    rows = {row.get_text("id"): row for row in read_rows(path)}
-    trials = _read_beside(folder / f"boundary_{run}.jsonl", rows)
-    texts = _read_beside(folder / f"text_{run}.jsonl", rows)
-    traces = [_read_trace(row, run, trials.get(id), texts.get(id)) for id, row in rows.items()]
-    # The cap was set before the run; the file tells it only by the chains that it cut off.
-    cap = max((trace.num_tokens for trace in traces if not trace.is_finished), default=None)
+    rows = _read_ids(path, broken)
+    num_broken = len(broken)
+    boundaries = _read_beside(_find_file(folder, f"boundary_{run}"), rows, broken)
+    if len(broken) > num_broken:
+        # A broken line does not tell whose it is: whoever has no boundaries is left out with it.
+        rows = {id: row for id, row in rows.items() if id in boundaries}
+    texts = _read_beside(_find_file(folder, f"text_{run}"), rows, broken)
+    traces = keep_readable(rows.values(), lambda row: _read_trace(row, run, boundaries, texts), broken)
+    if not traces:
+        raise InputError(
+            f"{path} holds no trace that can be read ({len(broken)} broken lines; first: {broken[0]})."
+        )
+    return set_cap(traces, cap)
+
+
+def set_cap(traces: list[DepthTrace], cap: int | None) -> list[DepthTrace]:
+    """Traces of one run that know their cap.
+
+    Raises:
+        InputError: A chain is longer than the cap that was named.
+    """
+    if cap is None:
+        # It was set before the run; the file tells it only by the chains that it cut off.
+        cap = max((trace.num_tokens for trace in traces if not trace.is_finished), default=None)
+    elif (longest := max(traces, key=lambda trace: trace.num_tokens)).num_tokens > cap:
+        raise InputError(
+            f"Got {cap = } but {longest.id!r} of {longest.run} has {longest.num_tokens} tokens. Expected the most "
+            "tokens that the run allowed; to replay a smaller budget, name that."
+        )
     return [replace(trace, cap=cap) for trace in traces]
 
 
-def _read_beside(path: Path, questions: dict[str, Row]) -> dict[str, Row]:
-    if not path.is_file():
+def _find_file(folder: Path, name: str) -> Path | None:
+    paths = (folder / f"{name}.jsonl", folder / f"{name}.jsonl{GZIP}")
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _read_ids(path: Path, broken: list[BrokenLine]) -> dict[str, Row]:
+    pairs = keep_readable(read_rows(path, broken), lambda row: (row.get_text("id"), row), broken)
+    return dict(pairs)
+
+
+def _read_beside(path: Path | None, questions: dict[str, Row], broken: list[BrokenLine]) -> dict[str, Row]:
+    if path is None:
         return {}
-    rows = {row.get_text("id"): row for row in read_rows(path)}
+    known = len(broken)
+    rows = _read_ids(path, broken)
     strangers = [id for id in rows if id not in questions]
-    if strangers:
+    if strangers and known == 0:
         raise InputError(
-            f"{path.name} has {strangers[0]!r}, which probed_{path.stem.partition('_')[2]}.jsonl does not have. "
-            "Expected files of one run."
+            f"{path.name} has {strangers[0]!r}, which probed_{name_stem(path).partition('_')[2]}.jsonl does not "
+            "have. Expected files of one run."
         )
-    return rows
+    return {id: row for id, row in rows.items() if id in questions}
 
 
-def _read_trace(row: Row, run: str, trials: Row | None, text: Row | None) -> DepthTrace:
+def _read_trace(row: Row, run: str, boundaries: dict[str, Row], texts: dict[str, Row]) -> DepthTrace:
+    id = row.get_text("id")
+    trials, text = boundaries.get(id), texts.get(id)
     num_tokens = row.get_count("num_tokens", least=1)
     probes = [_read_probe(row, item) for item in row.get_list("probes")]
     probes += [_read_trial(item) for item in trials.get_rows("trials")] if trials else []
     # An answer at or after the end would be known too late to change anything.
     probes = [probe for probe in probes if probe.position < num_tokens]
-    id = row.get_text("id")
     return DepthTrace(
         id=id,
         run=run,

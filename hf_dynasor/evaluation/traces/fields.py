@@ -1,54 +1,93 @@
-"""Reading JSON lines and their fields, with errors that name the file, the line and the field."""
+"""Reading JSON lines and their fields, with errors that name the file, the line and the field.
+
+A broken line is put on a list and left out; the rest of its file is read.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hf_dynasor.errors import InputError
+from hf_dynasor.evaluation.questions import BrokenLine
+from hf_dynasor.evaluation.trace_files import open_text
 
 MAX_LINE_CHARS = 50_000_000
 """Longest line that is parsed, so that a broken file cannot take all the memory."""
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Every object of a JSON-lines file. Empty lines are skipped.
+ReadT = TypeVar("ReadT")
+
+
+def read_rows(path: Path, broken: list[BrokenLine]) -> list[Row]:
+    """Every object of a JSON-lines file, which may be compressed with gzip. Empty lines are skipped.
+
+    Args:
+        path: The file.
+        broken: Gets the lines that are no JSON objects.
 
     Raises:
-        InputError: The file cannot be read, holds no object, or a line is no JSON object.
+        InputError: The file cannot be read, or no line of it can.
     """
+    rows = []
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            rows = [
-                Row(_parse(line, f"{path.name}, line {n}"), f"{path.name}, line {n}")
-                for n, line in _lines(file)
-            ]
-    except OSError as error:
-        raise InputError(
-            f"Cannot read {path}: {error.strerror}. Expected a JSON-lines file of traces."
-        ) from None
+        with open_text(path) as file:
+            for number, line in _lines(file):
+                place = f"{path.name}, line {number}"
+                try:
+                    rows.append(Row(_parse(line, place), place, number=number))
+                except InputError as error:
+                    broken.append(_leave_out(place, number, error))
     except UnicodeDecodeError as error:
         raise InputError(
             f"Cannot read {path}: byte {error.start} is not UTF-8. Expected JSON lines."
         ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"Cannot read {path}: {words}. Expected a JSON-lines file of traces.") from None
     if not rows:
-        raise InputError(f"{path} holds no trace. Expected one JSON object a line.")
+        first = f" ({len(broken)} broken lines; first: {broken[0]})" if broken else ""
+        raise InputError(f"{path} holds no trace{first}. Expected one JSON object a line.")
     return rows
+
+
+def keep_readable(rows: Iterable[Row], read: Callable[[Row], ReadT], broken: list[BrokenLine]) -> list[ReadT]:
+    """What is read of each row; rows with a field that is not as expected are left out.
+
+    Args:
+        rows: From `read_rows`.
+        read: Reads one; raises `InputError`.
+        broken: Gets the lines that cannot be read.
+    """
+    kept = []
+    for row in rows:
+        try:
+            kept.append(read(row))
+        except InputError as error:
+            broken.append(_leave_out(row.place, row.number, error))
+    return kept
+
+
+def _leave_out(place: str, number: int, error: InputError) -> BrokenLine:
+    words = str(error).removeprefix(place).lstrip(":, ")
+    return BrokenLine(number=number, reason=f"{words} ({place.rpartition(', line ')[0]})")
 
 
 class Row:
     """One object of a file; its `get_*` check a field's type and range."""
 
-    __slots__ = ("fields", "place")
+    __slots__ = ("fields", "number", "place")
 
-    def __init__(self, fields: Any, place: str) -> None:
+    def __init__(self, fields: Any, place: str, *, number: int = 0) -> None:
         if not isinstance(fields, dict):
             raise InputError(f"{place}: a JSON {type(fields).__name__}; expected an object.")
         self.fields: dict[str, Any] = fields
         self.place = place
+        self.number = number
 
     def error(self, name: str, expected: str) -> InputError:
         """What to raise for a field that is not as expected."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from hf_dynasor.errors import InputError
+from hf_dynasor.evaluation.questions import BrokenLine
 
 TraceKind = Literal["depth", "width_depth", "samples"]
 
@@ -56,7 +57,7 @@ class DepthTrace:
         answer: What the whole chain answered.
         is_correct: Whether that was judged right when it was recorded.
         probes: Answers on the way, by position; at one position the boundary's comes first.
-        cap: Most tokens that the run allowed; `None` where no chain of it was cut off, which leaves it unknown.
+        cap: Most tokens that the run allowed; `None` where it was not named and no chain was cut off.
         text: The chain of thought, where it was kept.
     """
 
@@ -130,11 +131,13 @@ class TraceSet:
         kind: Which kind; it decides which replay and which default policy fit.
         traces: One for each question and run, in the order of the files.
         sources: The runs that they came from.
+        broken_lines: Lines that could not be read and were left out.
     """
 
     kind: TraceKind
     traces: tuple[Trace, ...]
     sources: tuple[str, ...]
+    broken_lines: tuple[BrokenLine, ...] = ()
 
     def depth(self) -> tuple[DepthTrace, ...]:
         """The traces, known to be of depth. Raises `InputError` for another kind."""
