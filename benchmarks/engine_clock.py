@@ -6,12 +6,15 @@ nothing but the engine's work moves its clock, and several engines may take turn
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from hf_dynasor.core import Event
 from hf_dynasor.grants import Answer
@@ -20,6 +23,48 @@ from hf_dynasor.serving import ContinuousBatchingEngine
 
 STEP_S, TOKEN_S = 0.004, 0.0002
 """What the clock `work` counts for a step and for a token."""
+
+
+YARDSTICK_S = 0.004
+"""What the yardstick takes on the machine that the clock `normalised` counts the seconds of."""
+YARDSTICK_EVERY_S = 0.1
+YARDSTICKS_KEPT = 9
+
+
+class Yardstick:
+    """How fast the machine is now: a fixed piece of work, half of it small products, half Python, timed now and then.
+
+    Args:
+        read: Processor seconds of the thread that measures.
+    """
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self._read = read
+        self._rows, self._weights = torch.ones(16, 256), torch.ones(256, 1024)
+        self._times: deque[float] = deque(maxlen=YARDSTICKS_KEPT)
+        self._next_at = 0.0
+        self.all_times: list[float] = []
+
+    @property
+    def factor(self) -> float:
+        """Seconds of the machine that is counted for a second now; the median of the last measurements."""
+        return YARDSTICK_S / statistics.median(self._times) if self._times else 1.0
+
+    def measure(self) -> None:
+        """Time the work, if it is due."""
+        before = self._read()
+        if before < self._next_at:
+            return
+        with torch.inference_mode():
+            for _ in range(20):
+                torch.nn.functional.silu(self._rows @ self._weights)
+        found = {}
+        for number in range(3000):
+            found[number % 97] = (number, str(number))
+        after = self._read()
+        self._times.append(after - before)
+        self.all_times.append(after - before)
+        self._next_at = after + YARDSTICK_EVERY_S
 
 
 class Rotation:
@@ -61,7 +106,7 @@ class EngineClock:
     """Seconds of the engine's thread, or of its work; skips what is idle, and stands still while programs work.
 
     Args:
-        kind: `work` or `cpu`.
+        kind: `cpu`, `normalised` (the same, as a machine of even speed would take, by a yardstick) or `work`.
         rotation: Whose turn it is, where several engines share the machine.
     """
 
@@ -74,10 +119,18 @@ class EngineClock:
         self._turn: Turn | None = None
         self._lock = threading.RLock()
         self._is_busy = False
+        self._yardstick = Yardstick(self._read_thread) if kind == "normalised" else None
+        self._counted, self._counted_at = 0.0, 0.0
+
+    @property
+    def yardsticks(self) -> list[float]:
+        """All measurements of the yardstick, in seconds."""
+        return [] if self._yardstick is None else self._yardstick.all_times
 
     def attach(self, engine: ContinuousBatchingEngine, turn: Turn) -> None:
         """From now on, beginning at 0; `turn` is called whenever the engine asks for the time."""
         self._engine, self._thread, self._turn = engine, engine.thread, turn
+        self._counted_at = 0.0 if self._kind == "work" else self._read_thread()
         self._offset = -self._read()
 
     def now(self) -> float:
@@ -108,6 +161,8 @@ class EngineClock:
         self._is_busy = True
         before = self._read()
         turn.run(self._offset + before)
+        if self._yardstick is not None and threading.current_thread() is self._thread:
+            self._yardstick.measure()
         self._is_busy = False
         self._offset -= self._read() - before
 
@@ -115,6 +170,14 @@ class EngineClock:
         if self._kind == "work":
             assert self._engine is not None
             return STEP_S * self._engine.progress + TOKEN_S * self._engine.num_tokens_drawn
+        if self._yardstick is not None:
+            now = self._read_thread()
+            self._counted += (now - self._counted_at) * self._yardstick.factor
+            self._counted_at = now
+            return self._counted
+        return self._read_thread()
+
+    def _read_thread(self) -> float:
         assert self._thread is not None
         return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident or 0))
 

@@ -8,7 +8,9 @@ of all runs together ("common"), and to those of the same run ("own").
 Time stands still while programs parse and vote. `--clock cpu`, the default, is the processor time of the engine's thread. A
 shared machine changes its speed from one minute to the next, and a queue multiplies that; so all runs are under way
 at once, each with an engine of its own, and take turns of `--slice` seconds: what slows one slows all. `--slice 0` runs one
-after the other. `--clock work` counts 4 ms for each real step of the engine and 0.2 ms for each token that it draws
+after the other. `--clock normalised` also times a fixed piece of work (half small products, half Python) ten times a
+second of the engine's, and counts the seconds of a machine on which it always takes 4 ms: so runs of several processes
+(`--raw`, `--only`) can be put together. `--clock work` counts 4 ms for each real step of the engine and 0.2 ms for each token that it draws
 (round figures of an idle core): the engine, its tokens and its decisions are real, and nothing else changes the time.
 About four minutes of processor time on one thread.
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -101,6 +104,11 @@ class EngineRun:
         self._clock.attach(engine, self._turn)
 
     @property
+    def yardsticks(self) -> list[float]:
+        """What the clock's yardstick took, in seconds, in the order of time."""
+        return self._clock.yardsticks
+
+    @property
     def is_over(self) -> bool:
         """Whether every program has its answer."""
         return len(self._turn.outcomes) == self._num_programs
@@ -144,9 +152,10 @@ def main() -> None:
     """Run the engine, fit the simulator, run it, compare."""
     options = _parse()
     torch.set_num_threads(1)
-    raw = json.loads(Path(options.from_raw).read_text()) if options.from_raw else measure(options)
-    if options.raw:
-        Path(options.raw).write_text(json.dumps(raw))
+    raw = measure(options)
+    if len(raw["runs"]) < len(RUNS):
+        print(f"{len(raw['runs'])} of {len(RUNS)} runs are kept in {options.raw}: run the others too.")
+        return
     result = evaluate(raw, options)
     print(format_table(result))
     print(json.dumps(result))
@@ -155,34 +164,55 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All runs of the real engine, ready for JSON."""
+    """The runs of the real engine that are not kept yet, with those that are, ready for JSON."""
+    kept = Path(options.raw) if options.raw else None
+    if kept is not None and kept.is_file():
+        raw: dict[str, Any] = json.loads(kept.read_text())
+    else:
+        raw = {"runs": {}}
+    wanted = [run for run in RUNS if not options.only or name_run(*run) in options.only]
+    left = [run for run in wanted if name_run(*run) not in raw["runs"]]
+    if left:
+        _measure_left(raw, left, options)
+    if kept is not None:
+        kept.write_text(json.dumps(raw))
+    return raw
+
+
+def _measure_left(raw: dict[str, Any], left: Sequence[tuple[str, str]], options: argparse.Namespace) -> None:
     loaded = load_model(device="cpu")
     recipes = {name: make_recipe(name, options) for name in ALLOCATIONS}
-    capacity = find_capacity(loaded, recipes["even"], options)
-    times = Poisson(rate=options.load * capacity).draw(options.num_programs, random.Random("arrivals"))
+    if "times" not in raw:
+        raw["capacity"] = options.capacity or find_capacity(loaded, recipes["even"], options)
+        rate = options.load * raw["capacity"]
+        raw["times"] = Poisson(rate=rate).draw(options.num_programs, random.Random("arrivals"))
     rotation = Rotation(options.slice) if options.slice else None
-    finished: list[EngineRun] = []
-    for group in [RUNS] if rotation else [[each] for each in RUNS]:
+    for group in [left] if rotation else [[each] for each in left]:
         with ExitStack() as stack:
             runs = [
-                EngineRun(loaded, policy, recipes[allocation], times, options, rotation)
+                EngineRun(loaded, policy, recipes[allocation], raw["times"], options, rotation)
                 for allocation, policy in group
             ]
             for run in runs:
                 stack.enter_context(run.engine)
             run_engines(runs)
-            finished += runs
-    rows = [
-        describe_run(policy, allocation, run.outcomes, run.engine.step_rows)
-        for (allocation, policy), run in zip(RUNS, finished, strict=True)
-    ]
-    return {
-        "capacity": capacity,
-        "times": times,
-        "rows": rows,
-        "steps": [[list(asdict(step).values()) for step in run.engine.step_rows] for run in finished],
-        "workload": make_workload(finished[0].outcomes).to_dict(),
-    }
+            for (allocation, policy), run in zip(group, runs, strict=True):
+                raw["runs"][name_run(allocation, policy)] = _keep(policy, allocation, run)
+                if allocation == "even" and "workload" not in raw:
+                    raw["workload"] = make_workload(run.outcomes).to_dict()
+
+
+def _keep(policy: str, allocation: str, run: EngineRun) -> dict[str, Any]:
+    steps = run.engine.step_rows
+    row = describe_run(policy, allocation, run.outcomes, steps)
+    if run.yardsticks:
+        row["yardstick_ms"] = round(1000 * statistics.fmean(run.yardsticks), 3)
+    return {"row": row, "steps": [list(asdict(step).values()) for step in steps]}
+
+
+def name_run(allocation: str, policy: str) -> str:
+    """What a run is called on the command line."""
+    return f"{policy}+{allocation}"
 
 
 def _parse() -> argparse.Namespace:
@@ -193,13 +223,19 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--budget", type=int, default=20)
     parser.add_argument("--max-requests", type=int, default=16, help="requests of a step")
     parser.add_argument("--load", type=float, default=1.5, help="of the engine's capacity at the full budget")
-    parser.add_argument("--clock", default="cpu", choices=("work", "cpu"))
+    parser.add_argument("--capacity", type=float, help="programs a second, instead of measuring it")
+    parser.add_argument("--clock", default="cpu", choices=("cpu", "normalised", "work"))
     parser.add_argument(
         "--slice", type=float, default=0.25, metavar="S", help="turns of the runs; 0: one after the other"
     )
     parser.add_argument("--output", metavar="FILE.json")
-    parser.add_argument("--raw", metavar="FILE.json", help="write everything that was measured")
-    parser.add_argument("--from-raw", metavar="FILE.json", help="the simulator's half on what was measured")
+    parser.add_argument("--raw", metavar="FILE.json", help="keep what is measured, and go on from it")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=[name_run(*run) for run in RUNS],
+        help="measure these now, with --raw; the comparison follows once all are there",
+    )
     return parser.parse_args()
 
 

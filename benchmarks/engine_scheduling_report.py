@@ -95,13 +95,15 @@ def make_recipe(allocation: str, options: argparse.Namespace) -> Recipe:
 
 def evaluate(raw: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Fit the simulator to the steps and compare."""
-    runs = [[StepRow(**dict(zip(STEP_FIELDS, step, strict=True))) for step in run] for run in raw["steps"]]
+    kept = list(raw["runs"].values())
+    kept.sort(key=lambda run: (run["row"]["allocation"], run["row"]["policy"]))
+    runs = [[StepRow(**dict(zip(STEP_FIELDS, step, strict=True))) for step in run["steps"]] for run in kept]
     workload = Workload.from_dict(raw["workload"])
     every = [step for run in runs for step in run]
     # A processor core has no requests for free, so the model is linear.
     common = fit_engine(every[:: len(runs)], name="embedded, one thread", saturating=False)
     rows = []
-    for row, steps in zip(raw["rows"], runs, strict=True):
+    for row, steps in zip([run["row"] for run in kept], runs, strict=True):
         allocation = make_recipe(row["allocation"], options).build_policy()
         run = partial(
             simulate, workload, row["policy"], allocation, raw["times"], places=options.max_requests
