@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev test test-slow test-e2e coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces bench-serve serve-faults clean
+.PHONY: help run install install-dev test test-slow test-e2e coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces report bench-paper bench-peers bench-serve serve-faults clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
@@ -89,8 +89,22 @@ bench-chains: install-dev  ## Chains of thought as a program: raw, guided, cut, 
 bench-certificates: install-dev  ## Certificates over random splits of recorded traces; TRACES=FOLDER
 	$(BIN)/python benchmarks/certificates.py $(TRACES) --output benchmarks/results/certificates.json
 
+report: install-dev  ## Run the embedded model and SmolLM2, every program, and write report.html; RUNS=FOLDERS reports those
+	$(BIN)/hf-dynasor report $(if $(RUNS),$(RUNS),--on embedded smollm2) --output report.html --markdown report.md
+
+bench-paper: install-dev  ## The paper's figures and tables beside ours, and docs/paper.md; TRACES=FOLDER adds recorded ones
+	$(BIN)/python benchmarks/paper record --runs runs/paper
+	$(BIN)/python benchmarks/paper all --runs runs/paper $(if $(TRACES),--traces $(TRACES))
+
+bench-peers: install-dev  ## Peers' rules on the same samples, and its_hub's and optillm's own code against our server
+	$(BIN)/python benchmarks/peers.py rules --runs runs/paper
+	test -x $(VENV)-peers/bin/python || { $(PYTHON) -m venv $(VENV)-peers && \
+	  $(VENV)-peers/bin/python -m pip install --quiet 'its_hub[lm]' openai networkx flask z3-solver sympy PyYAML \
+	    cerebras_cloud_sdk math-verify && $(VENV)-peers/bin/python -m pip install --quiet --no-deps optillm; }
+	$(BIN)/python benchmarks/peers.py served --peers-python $(abspath $(VENV)-peers/bin/python)
+
 bench-traces: install-dev  ## Exits on recorded chains of real models; TRACES=FOLDER
 	$(BIN)/python benchmarks/traces.py --traces $(TRACES) --pictures docs/figures
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) $(VENV)-guidellm .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info
+	rm -rf $(VENV) $(VENV)-guidellm $(VENV)-peers .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info
