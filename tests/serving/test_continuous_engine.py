@@ -39,10 +39,14 @@ def test_every_name_that_is_relied_on_is_there(loaded: LoadedModel) -> None:
 def test_every_attribute_that_is_relied_on_is_there(loaded: LoadedModel) -> None:
     with ContinuousBatchingEngine(loaded) as engine:
         processor = engine._paged.loop._processor
-        assert {"block_new_requests", "active_requests", "cache"} <= set(vars(processor.scheduler))
+        own = {"block_new_requests", "active_requests", "cache", "safety_margin", "_requests_to_cancel"}
+        assert own <= set(vars(processor.scheduler))
         assert {"cache_allocators", "layer_to_allocator", "pool", "num_blocks"} <= set(vars(processor.cache))
         for allocator in processor.cache.cache_allocators.values():
-            assert {"_kv_token_views", "ledger", "blocks_per_sector", "index"} <= set(vars(allocator))
+            assert {"_kv_token_views", "ledger", "blocks_per_sector", "index", "block_table"} <= set(
+                vars(allocator)
+            )
+            assert {"cached_blocks", "hash_to_block", "block_to_hash"} <= set(vars(allocator.ledger))
 
 
 def test_another_release_of_transformers_is_refused(

@@ -16,7 +16,7 @@ from transformers.generation.continuous_batching import (
     requests,
     scheduler,
 )
-from transformers.generation.continuous_batching.cache_allocators import FullAttentionCacheAllocator
+from transformers.generation.continuous_batching.cache_allocators import FullAttentionCacheAllocator, cache_pool
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
 
 from hf_dynasor.errors import UnsupportedError
@@ -35,10 +35,11 @@ RELIED_ON = {
     continuous_api.OutputRouter: ("deliver", "deliver_batch"),
     scheduler.FIFOScheduler: (
         "_infer_request_tokens", "_schedule_request", "_process_candidates", "_cleanup_waiting_queue", "schedule_batch",
-        "add_waiting_request", "finish_request", "clear_cancelled_requests",
+        "add_waiting_request", "finish_request", "clear_cancelled_requests", "_try_to_meet_safety_margin",
     ),
     requests.RequestState: ("create_equivalent_initial_request", "status"),
-    cache.PagedAttentionCache: ("update", "free_blocks"),
+    cache.PagedAttentionCache: ("update", "free_blocks", "compute_free_capacity"),
+    cache_pool.CachePool: ("free_blocks", "try_to_free_sectors"),
     FullAttentionCacheAllocator: ("register_cache_tensor", "update"),
     ContinuousBatchingLogitsProcessor: ("fill_defaults", "prepare_tensor_args", "__call__"),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.generation.continuous_batching.requests import RequestStatus
 
+from hf_dynasor.serving._transformers_internals.kept import give_up_kept, keep_ends_first
 from hf_dynasor.serving.program_scheduling import Computed
 
 SCHEDULER_NAME = "hf_dynasor"
@@ -164,7 +165,12 @@ class ObservedScheduler(scheduler.FIFOScheduler):  # type: ignore[misc]
         self.observer.mark_started(state.request_id)
         super()._schedule_request(state, *args)
 
+    def _try_to_meet_safety_margin(self) -> bool:
+        """Kept beginnings go a part at a time, the longest unused first, instead of all at once."""
+        return give_up_kept(self.cache, self.safety_margin)
+
     def clear_cancelled_requests(self) -> Any:
+        keep_ends_first(self.cache, self._requests_to_cancel)
         states = super().clear_cancelled_requests()
         if states:
             # transformers lets waiting requests in again only when one finishes; here all of them end by cancelling.
