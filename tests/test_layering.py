@@ -54,7 +54,8 @@ MAY_IMPORT = {
         "stopping",
         "",
     },
-    "pipelines": BASE | {"embedded", "recipe", "serving"},
+    "pipelines": BASE | {"drivers", "embedded", "hub_pipeline", "program", "recipe", "serving", "stopping"},
+    "hub_pipeline": {"pipelines"},
     "_registration": {"pipelines"},
     "cli": BASE
     | {"program_options"}
