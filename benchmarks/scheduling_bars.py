@@ -122,7 +122,8 @@ def run_bars(arguments: argparse.Namespace) -> dict[str, Any]:
         rows[case.name] = _measure_case(case, study, contenders) | {"certaindex": how}
         if kept is not None:
             kept.write_text(json.dumps(rows))
-    return {"benchmark": "scheduling_bars", "max_loss": MAX_LOSS, "workloads": rows}
+    in_order = {case.name: rows[case.name] for case in CASES if case.name in rows}
+    return {"benchmark": "scheduling_bars", "max_loss": MAX_LOSS, "num_draws": DRAWS, "workloads": in_order}
 
 
 def _prepare_case(case: Case, files: Sequence[Path]) -> tuple[Study, dict[str, Contender], str]:
