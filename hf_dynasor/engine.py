@@ -24,6 +24,7 @@ class Ability(str, Enum):
     SCORE = "reward scores"
     PREFIX_REUSE = "prefix reuse"
     STREAM = "streaming"
+    HIDDEN_STATES = "hidden states"
 
 
 @runtime_checkable
@@ -116,5 +117,19 @@ class MeasuresRoom(Protocol):
 
         Raises:
             ConfigurationError: The prompt cannot be encoded.
+        """
+        ...
+
+
+@runtime_checkable
+class ReadsHiddenStates(Protocol):
+    """An engine that hands out what its model's last layer holds (`Ability.HIDDEN_STATES`)."""
+
+    def read_hidden_states(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
+        """The hidden state of each prompt's last token. Runs in the caller's thread, beside other requests.
+
+        Raises:
+            ConfigurationError: A prompt cannot be encoded or does not fit.
+            EngineError: The engine is closed or dead.
         """
         ...

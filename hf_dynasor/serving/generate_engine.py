@@ -14,9 +14,10 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from hf_dynasor.core import FinishReason
+from hf_dynasor.core import FinishReason, Prompt
 from hf_dynasor.engine import Ability
 from hf_dynasor.serving.failures import describe_death, describe_error
+from hf_dynasor.serving.hidden_states import read_hidden_states
 from hf_dynasor.serving.loading import LoadedModel
 from hf_dynasor.serving.local_engine import LocalEngine, check_positive
 from hf_dynasor.serving.padded_batch import PaddedBatch, find_cache_kind
@@ -78,9 +79,14 @@ class GenerateEngine(LocalEngine):
         name = f"generate({loaded.name})"
         ledger = Ledger(name)
         worker = _Worker(loaded, ledger, limits)
-        abilities = frozenset({Ability.SEEDS, Ability.LOGPROBS, Ability.STREAM})
+        abilities = frozenset({Ability.SEEDS, Ability.LOGPROBS, Ability.STREAM, Ability.HIDDEN_STATES})
         super().__init__(name, loaded, abilities, ledger, worker, reward)
         worker.thread.start()
+
+    def read_hidden_states(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
+        """The hidden state of each prompt's last token; see `ReadsHiddenStates`."""
+        self.check_health()
+        return read_hidden_states(self.loaded, [self._encoder.encode(prompt) for prompt in prompts])
 
 
 class _Worker:
