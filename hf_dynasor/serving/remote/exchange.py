@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from hf_dynasor.serving.remote.tracks import RemoteTrack
 
 logger = logging.getLogger(__name__)
 
+ATTEMPT_HEADER = "X-HF-Dynasor-Attempt"
+"""Names a request and counts how often it was sent, for logs of proxies."""
 _DRAIN_S = 1.0
 """Seconds for a stream that said its last word to end, so that its connection can be used again."""
 
@@ -160,7 +163,13 @@ class Exchange:
 
     async def _attempt(self, track: RemoteTrack, url: str, body: Mapping[str, Any], tell: Tell) -> None:
         received = track.begin_attempt()
-        headers = {"X-Request-Id": f"{track.serial}.{track.num_attempts}", "Accept": "text/event-stream"}
+        headers = {
+            "X-Request-Id": str(
+                uuid.uuid4()
+            ),  # some servers take no other form, and hang on one that was there before
+            ATTEMPT_HEADER: f"{track.serial}.{track.num_attempts}",
+            "Accept": "text/event-stream",
+        }
         try:
             async with self._client.stream("POST", url, json=body, headers=headers) as reply:
                 await self._check_status(reply)

@@ -71,11 +71,11 @@ def look_at_server(
     """
     named = None if dialect == "auto" else get_dialect(dialect)
     with httpx.Client(headers=address.headers, timeout=timeout_s, transport=transport) as client:
-        try:
-            rows = _read_models(_get(client, address, f"{address.base_url}/models"), address)
-        except RemoteFailure as failure:
-            raise _as_error(failure) from None
-        routes = _list_routes(client, address)
+        rows, routes, failure = _list_models(client, address)
+        if failure is not None and (named or _detect(client, address, [], routes)).name != "transformers":
+            raise _as_error(
+                failure
+            ) from None  # `transformers serve` lists models only where it has a cache of the hub's
         chosen = named or _detect(client, address, rows, routes)
     row = _choose(rows, model, address, chosen)
     return Found(
@@ -85,6 +85,21 @@ def look_at_server(
         max_length=_read_length(row),
         routes=routes,
     )
+
+
+def _list_models(
+    client: httpx.Client, address: Address
+) -> tuple[list[Mapping[str, Any]], frozenset[str], RemoteFailure | None]:
+    """The models, the routes, and what went wrong with the models where the server is there all the same."""
+    failure = None
+    rows: list[Mapping[str, Any]] = []
+    try:
+        rows = _read_models(_get(client, address, f"{address.base_url}/models"), address)
+    except RemoteFailure as found:
+        if found.status is None or found.status < 500:
+            raise _as_error(found) from None
+        failure = found
+    return rows, _list_routes(client, address), failure
 
 
 def _as_error(failure: RemoteFailure) -> HFDynasorError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hf_dynasor.core import FinishReason, Generate, SamplingParams
 from hf_dynasor.serving.remote.chunks import Chunk, Counted, find_reason
@@ -84,7 +84,8 @@ class Received:
         elif chunk.finish is not None:
             text += self._watch.finish()
             last_id = self.token_ids[-1] if self.token_ids else None
-            self.reason = find_reason(chunk, self.sampling, last_id, self.eos_token_ids)
+            told = replace(self.sampling, stop=()) if self.stops_here else self.sampling
+            self.reason = find_reason(chunk, told, last_id, self.eos_token_ids)
         self.text += text
         return Piece(text=text, token_ids=chunk.token_ids, logprobs=chunk.logprobs)
 

@@ -163,10 +163,19 @@ class RemoteTrack:
         counted = received.counted
         if counted is None:
             self.knowledge.on_uncounted()
-            known = None if received.token_ids else self.knowledge.count(received.text)
-            completion = known if known is not None else received.num_tokens
-            prompt, cached = self.num_prompt_tokens, 0
+            completion, prompt, cached = self._count_here(received), self.num_prompt_tokens, 0
         else:
             completion, prompt, cached = counted.completion, counted.prompt, counted.cached
         kind = "probe" if self.request.is_probe else "sampled"
         return Usage(prompt=prompt, cached=cached, **{kind: completion + self.num_wasted})
+
+    def _count_here(self, received: Received) -> int:
+        """Tokens of an answer without an account: its ids, else those of its text and the one that ended it."""
+        limit = self.request.sampling.max_new_tokens
+        if received.token_ids:
+            return len(received.token_ids)
+        if received.reason is FinishReason.LENGTH:
+            return limit
+        known = self.knowledge.count(received.text)
+        has_ending = received.reason in (FinishReason.EOS, FinishReason.STOP)
+        return min(limit, (known if known is not None else received.num_tokens) + has_ending)

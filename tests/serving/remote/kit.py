@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hf_dynasor.serving.remote import Bounds, RemoteEngine, RetryPolicy
+from hf_dynasor.serving.remote.exchange import ATTEMPT_HEADER
 
 QUICK = RetryPolicy(max_attempts=6, max_total_s=20.0, base_s=0.01, max_delay_s=0.05)
 URL = "http://server.test/v1"
@@ -182,7 +183,7 @@ class FaultProxy:
 
     async def _generate(self, request: Request) -> Response:
         fault = self._choose()
-        serial = request.headers["x-request-id"].rsplit(".", 1)[0]
+        serial = request.headers[ATTEMPT_HEADER].rsplit(".", 1)[0]
         if fault in (Fault.TOO_MANY, Fault.INTERNAL, Fault.DROPPED):
             self.log.append(Entry(serial, fault, was_answered=False))
         if fault is Fault.TOO_MANY:

@@ -247,7 +247,7 @@ def test_without_an_account_tokens_are_counted_and_said_so(caplog):
     data = encode(piece("2+"), piece("3", finish="stop"))
     with caplog.at_level(logging.WARNING), serve(data).open() as engine:
         (done,) = complete(engine, ask("What is 2+3?"))
-    assert done.usage.sampled == 2
+    assert done.usage.sampled == 2 + 1  # two pieces, and the token that ended the turn
     assert not engine.is_counted_by_server
     assert "counted here" in caplog.text
 
@@ -398,6 +398,19 @@ def test_stop_strings_are_found_here_where_the_server_does_not_heed_them():
         assert (done.text, done.finish_reason) == ("4", FinishReason.STOP)
         assert "stop" not in server.bodies[0]
         assert server.num_open == 0
+
+
+def test_the_end_of_a_turn_is_no_stop_string_where_the_server_never_heard_of_any():
+    server = serve(encode(piece("4", finish="stop")), models=[{"id": "m"}])
+    with server.open(dialect="transformers") as engine:
+        (done,) = complete(engine, ask("x", stop=("}",)))
+    assert (done.text, done.finish_reason) == ("4", FinishReason.EOS)
+
+
+def test_an_answer_without_an_account_that_was_cut_at_its_limit_has_that_many_tokens():
+    with serve(encode(piece("a b c"), piece(finish="length"))).open() as engine:
+        (done,) = complete(engine, ask("x", max_new_tokens=9))
+    assert done.usage.sampled == 9
 
 
 @pytest.mark.parametrize(
