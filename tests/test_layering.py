@@ -56,6 +56,7 @@ MAY_IMPORT = {
     },
     "pipelines": BASE | {"drivers", "embedded", "hub_pipeline", "program", "recipe", "serving", "stopping"},
     "hub_pipeline": {"pipelines"},
+    "training": {"errors", "evaluation", "recipe", "serving"},
     "_registration": {"pipelines"},
     "cli": BASE
     | {"program_options"}
@@ -138,6 +139,7 @@ def test_public_names_are_sorted_and_exist():
         ".stopping",
         ".evaluation",
         ".serving",
+        ".serving.remote",
         ".cli",
         ".embedded",
     ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,10 +98,7 @@ class RemoteReward:
         self.route: Route = _choose_route(route, found.routes, self._address.base_url)
         self._retries, self._clock = retries or RetryPolicy(), clock or MonotonicClock()
         self._rng, self._sleep, self._wall_time = rng or random.Random(), sleep, wall_time
-        self._lock = threading.Lock()
-        self._client = httpx.Client(
-            headers=self._address.headers, timeout=self._bounds.timeout, transport=transport
-        )
+        self._transport = transport
 
     @property
     def name(self) -> str:
@@ -132,20 +128,18 @@ class RemoteReward:
         written = [step for step in steps if isinstance(step, WrittenStep)]
         if len(written) < len(steps):
             raise ConfigurationError("Got a step that another reward model has encoded.")
-        if self.route == "/pooling":
-            return [rating for step in written for rating in self._ask([step])]
-        return self._ask(written)
+        groups = [[step] for step in written] if self.route == "/pooling" else [written]
+        with httpx.Client(
+            headers=self._address.headers, timeout=self._bounds.timeout, transport=self._transport
+        ) as client:
+            return [rating for group in groups for rating in self._ask(client, group)]
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
-    def _ask(self, steps: Sequence[WrittenStep]) -> list[Rating]:
+    def _ask(self, client: httpx.Client, steps: Sequence[WrittenStep]) -> list[Rating]:
         failed_at: float | None = None
         num_failed = 0
         while True:
             try:
-                return self._ask_once(steps)
+                return self._ask_once(client, steps)
             except RemoteFailure as failure:
                 num_failed += 1
                 now = self._clock.now()
@@ -162,11 +156,10 @@ class RemoteReward:
                     ) from None
             self._sleep(delay)
 
-    def _ask_once(self, steps: Sequence[WrittenStep]) -> list[Rating]:
+    def _ask_once(self, client: httpx.Client, steps: Sequence[WrittenStep]) -> list[Rating]:
         url = self._address.base_url
         try:
-            with self._lock:
-                reply = self._client.post(f"{self._address.root}{self.route}", json=self._shape(steps))
+            reply = client.post(f"{self._address.root}{self.route}", json=self._shape(steps))
         except httpx.HTTPError as error:
             raise read_transport_error(error, url) from None
         if reply.status_code >= 300:
