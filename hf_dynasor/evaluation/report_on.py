@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from hf_dynasor.clock import Clock, MonotonicClock
-from hf_dynasor.core import Usage
 from hf_dynasor.engine import Engine
 from hf_dynasor.errors import ConfigurationError, name_unknown
 from hf_dynasor.evaluation.questions import Question
 from hf_dynasor.evaluation.recording import InGrants
 from hf_dynasor.evaluation.records import ProgramTrace, read_program_traces
+from hf_dynasor.evaluation.replay import grade, replay_answer
 from hf_dynasor.evaluation.report_record import record_trace
-from hf_dynasor.evaluation.report_steps import open_steps
 from hf_dynasor.evaluation.run_folder import TRACE_FILE, Prediction, RunInfo, write_run
+from hf_dynasor.grants import AllocationPolicy
 from hf_dynasor.recipe import Recipe
+from hf_dynasor.scheduler import Even
 
 PACKAGES = ("hf-dynasor", "torch", "transformers")
 PREFIXED = ("self_consistency", "best_of_n", "mcts")
@@ -55,6 +56,7 @@ class Plan:
         programs: By name: the recipe's options.
         budgets: Least to largest.
         num_questions, num_seeds: By default.
+        budgets_of: Budgets of programs whose knob counts something else; `budgets` is not for them.
     """
 
     model: str
@@ -63,10 +65,17 @@ class Plan:
     budgets: tuple[int, ...]
     num_questions: int
     num_seeds: int
-    options: dict[str, Any] = field(default_factory=dict)
+    budgets_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 _TREES: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 256}
+
+_CHAINS: dict[str, Any] = {
+    "temperature": 0.6,
+    "max_new_tokens": 512,
+    "enable_thinking": True,
+    "program_options": {"rule": "boundary_confidence", "suffix": "short"},
+}
 
 PLANS = {
     "embedded": Plan(
@@ -78,8 +87,11 @@ PLANS = {
             "rebase": _TREES,
             "mcts": _TREES,
             "beam": _TREES,
+            "chain_of_thought": _CHAINS,
+            "chain_consistency": _CHAINS,
         },
         budgets=(1, 2, 4, 8, 12, 16, 20),
+        budgets_of={"chain_of_thought": (128, 256, 512), "chain_consistency": (1, 3, 5)},
         num_questions=500,
         num_seeds=3,
     ),
@@ -115,7 +127,11 @@ def list_jobs(plan: Plan, programs: Sequence[str], budgets: Sequence[int], num_s
     for program in programs or plan.programs:
         if program not in plan.programs:
             raise name_unknown("program of this report", program, plan.programs)
-        widths = [max(budgets)] if program in PREFIXED else sorted({width for width in budgets if width > 1})
+        of_program = plan.budgets_of.get(program, budgets)
+        # A tree of width 1 is one sample, which the other programs have already.
+        least = 1 if program in plan.budgets_of else 2
+        wanted = sorted({budget for budget in of_program if budget >= least})
+        widths = [max(budgets)] if program in PREFIXED else wanted
         for seed in range(num_seeds):
             for budget in widths:
                 recipe = Recipe(
@@ -183,7 +199,7 @@ def write_trace_run(
     policy = f"in_grants:{','.join(map(str, grants))}" if grants else "even"
     first = file.traces[0]
     settings = dict(first.recipe)
-    seed = settings.get("seed")
+    seed, budget = settings.get("seed"), settings.get("budget") or first.budget
     info = RunInfo(
         name=folder.name,
         task="math",
@@ -192,13 +208,14 @@ def write_trace_run(
         engine=first.model,
         program=first.program,
         policy=policy,
-        budget=first.budget,
+        budget=budget,
         unit=first.unit,
         seeds=(seed,),
         settings=settings,
         versions=list_versions(),
     )
-    predictions = [_make_prediction(trace, policy, seed) for trace in file.traces]
+    spend = InGrants(sizes=tuple(grants)) if grants else Even()
+    predictions = [_make_prediction(trace, spend, seed, budget) for trace in file.traces]
     write_run(
         folder, info, predictions, arguments={"recipe": settings, "grants": list(grants)}, seconds=seconds
     )
@@ -215,24 +232,29 @@ def list_versions() -> dict[str, str]:
     return found
 
 
-def _make_prediction(trace: ProgramTrace, policy: str, seed: int | None) -> Prediction:
-    steps = open_steps(trace, policy)
-    last = steps.read(trace.budget)
+def _make_prediction(
+    trace: ProgramTrace, policy: AllocationPolicy, seed: int | None, budget: int
+) -> Prediction:
+    answer = replay_answer(trace, policy, budget=budget)
     return Prediction(
         id=trace.id,
         seed=seed,
         question=trace.question,
         gold=trace.reference,
         group=trace.group,
-        answer=trace.answer,
-        is_right=trace.is_correct,
-        stop_reason="budget",
-        certaindex=last.to_dict(),
-        grants=(),
-        usage=sum((item.usage for item in trace.completions), Usage()),
+        answer=answer.text,
+        is_right=grade(trace, answer.text),
+        stop_reason=answer.stop_reason.value,
+        explanation=answer.explanation,
+        certaindex=answer.certaindex.to_dict(),
+        grants=tuple(record.to_dict() for record in answer.trace),
+        votes=answer.votes,
+        usage=answer.usage,
         sequential_tokens=trace.sequential_tokens,
-        budget=trace.budget,
+        budget=budget,
         unit=trace.unit,
+        is_early=answer.is_early,
+        num_failed=answer.num_failed,
     )
 
 

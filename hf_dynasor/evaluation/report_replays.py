@@ -18,6 +18,9 @@ DEFAULT_POLICIES = {
 }
 """Policies that a trace is replayed under where none is asked for; other programs: as they were recorded."""
 
+CHAINS = ("chain_of_thought", "chain_consistency")
+"""Programs that are read while a grant is spent: another budget is another run."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayedRun:
@@ -86,13 +89,13 @@ class ReplayedRun:
 def open_replay(
     run: RunFolder, *, on_skip: Callable[[str], None] = lambda message: None
 ) -> ReplayedRun | None:
-    """A run with its trace opened; `None` where it has no trace, several seeds, or cannot be walked through.
+    """A run with its trace opened; `None` where it has none, several seeds, chains, or cannot be walked through.
 
     Args:
         run: Its folder.
         on_skip: Told why a trace is not used.
     """
-    if run.trace_path is None:
+    if run.trace_path is None or run.info.program in CHAINS:
         return None
     if len(run.info.seeds) > 1:
         on_skip(f"{run.path.name}: its trace is of several seeds, and is not replayed.")

@@ -198,7 +198,8 @@ def test_a_plan_lists_each_program_once_a_seed_and_trees_once_a_width():
     names = [job.name for job in list_jobs(PLANS["embedded"], (), (1, 4, 8), 2)]
     assert names.count("self_consistency-8-seed0") == 1
     assert {"rebase-4-seed0", "rebase-8-seed1", "beam-4-seed1", "mcts-8-seed1"} <= set(names)
-    assert len(names) == 2 * (3 + 2 * 2)
+    assert {"chain_of_thought-512-seed0", "chain_consistency-3-seed1"} <= set(names), "knobs of their own"
+    assert len(names) == 2 * (3 + 2 * 2 + 3 + 3)
     with pytest.raises(ConfigurationError, match="self_consistency"):
         list_jobs(PLANS["embedded"], ["nothing"], (1,), 1)
     with pytest.raises(ConfigurationError, match="at least one of each"):
