@@ -97,7 +97,7 @@ def _plan(widths: Sequence[int]) -> list[tuple[str, int, dict]]:
 
 def _train(folder: Path, puzzles: list[tuple[int, ...]], arguments: argparse.Namespace) -> None:
     tokenizer = make_tokenizer()
-    config = make_config(tokenizer, hidden=128, num_layers=4)
+    config = make_config(tokenizer, hidden=arguments.hidden, num_layers=arguments.layers)
     writer = train_writer(puzzles, tokenizer, config, num_steps=arguments.writer_steps, batch_size=64)
     rater = train_rater(puzzles, tokenizer, writer, num_steps=arguments.rater_steps, batch_size=64)
     for name, model in (("writer", writer), ("rater", rater)):
@@ -227,6 +227,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--num-test", type=int, default=150, help="puzzles that are held back")
     parser.add_argument("--num-samples", type=int, default=64)
     parser.add_argument("--widths", type=int, nargs="+", default=[4, 8, 16])
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--writer-steps", type=int, default=2000)
     parser.add_argument("--rater-steps", type=int, default=1000)
     parser.add_argument("--models", type=Path, help="folder that keeps the trained models for the next call")

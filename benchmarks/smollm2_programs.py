@@ -30,6 +30,7 @@ OPTIONS = {
     "chain_consistency": PROBES,
 }
 SUM_TOKENS = 48
+MAX_ACTIVE = 48
 
 
 def main() -> int:
@@ -67,7 +68,7 @@ def _run(
         instruction="",
         program_options=OPTIONS.get(program, {}),
     )
-    return evaluate(questions, recipe, engine)
+    return evaluate(questions, recipe, engine, max_active=MAX_ACTIVE)
 
 
 def _tell(program: str, name: str, report: EvaluationReport) -> None:
