@@ -20,6 +20,7 @@ from hf_dynasor.scheduler import Even, Length, StaticThreshold
 if TYPE_CHECKING:
     from hf_dynasor.serving import load_model, make_engine
     from hf_dynasor.serving.solver import Solver, solve
+    from hf_dynasor.training import ReasoningEvalCallback
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "Knob",
     "Length",
     "Prompt",
+    "ReasoningEvalCallback",
     "ReasoningProgram",
     "Rebase",
     "Recipe",
@@ -53,6 +55,7 @@ __all__ = [
 ]
 
 _NEED_TORCH = {
+    "ReasoningEvalCallback": "hf_dynasor.training",
     "Solver": "hf_dynasor.serving.solver",
     "load_model": "hf_dynasor.serving",
     "make_engine": "hf_dynasor.serving",
