@@ -5,6 +5,7 @@ requests running. Estimates of a kind are told anew whenever twice as many branc
 programs are ranked again: `mean` has that spread over the steps, `median` is a step without it.
 
     python benchmarks/scheduling_cost.py [--waiting 256 100000] [--steps 200]
+    python benchmarks/scheduling_cost.py --simulate 50000     # instead: so many programs of 20 requests, simulated
 """
 
 from __future__ import annotations
@@ -15,17 +16,23 @@ import math
 import statistics
 import sys
 import time
+from pathlib import Path
 
 from hf_dynasor.core import RequestKey
 from hf_dynasor.scheduler import (
     SCHEDULING_POLICIES,
+    Even,
     Limits,
     ProgramSpec,
     RequestSpec,
     Scheduler,
     make_scheduling_policy,
 )
+from hf_dynasor.scheduler.simulate import LARGE_MODEL, Poisson, Simulation, read_workload
 
+WORKLOAD = Path(__file__).parent / "workloads" / "embedded_self_consistency.json"
+SIMULATED_RATE = 8.0
+"""Programs a second, near what the simulator's large engine does with 256 places."""
 STEP_SECONDS = 0.018
 """A step of the simulator's large engine, for the share."""
 
@@ -35,7 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--waiting", type=int, nargs="+", default=[256, 1000, 10_000, 100_000])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--simulate", type=int, metavar="PROGRAMS", help="time the simulator instead")
     arguments = parser.parse_args()
+    if arguments.simulate:
+        print(json.dumps(_time_simulation(arguments.simulate)))
+        return
     print(f"{'microseconds':<12}" + "".join(f"{n:>9,} waiting, mean" for n in arguments.waiting))
     rows: dict[str, dict[str, dict[str, float]]] = {}
     for policy in sorted(SCHEDULING_POLICIES):
@@ -53,6 +64,32 @@ def main() -> None:
         f"at {min(arguments.waiting)} waiting at most {worst / STEP_SECONDS:.2%} of a step of {STEP_SECONDS} s"
     )
     print(json.dumps({"benchmark": "scheduling_cost", "num_running": 64, "microseconds": rows}))
+
+
+def _time_simulation(num_programs: int) -> dict[str, object]:
+    """Processor time of simulating so many programs at their full budget, on an engine that is kept busy."""
+    simulation = Simulation(
+        workload=read_workload(WORKLOAD),
+        arrivals=Poisson(rate=SIMULATED_RATE),
+        num_programs=num_programs,
+        scheduling=make_scheduling_policy("gang_sjf"),
+        allocation=Even(),
+        engine=LARGE_MODEL,
+        limits=Limits(max_requests=256),
+    )
+    begin = time.process_time()
+    result = simulation.run()
+    seconds = time.process_time() - begin
+    return {
+        "benchmark": "scheduling_simulation",
+        "num_programs": num_programs,
+        "num_requests": result.num_requests,
+        "num_steps": result.num_steps,
+        "processor_seconds": round(seconds, 1),
+        "microseconds_per_request": round(1e6 * seconds / result.num_requests, 1),
+        "mean_latency": round(result.mean_latency, 3),
+        "busy_share": result.summary()["busy_share"],
+    }
 
 
 def _time_steps(policy: str, num_waiting: int, num_steps: int) -> list[float]:

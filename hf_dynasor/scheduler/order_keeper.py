@@ -24,10 +24,12 @@ class OrderKeeper:
 
     Attributes:
         queue: What waits.
+        num_raised: Programs that were raised for waiting too long so far.
     """
 
     def __init__(self, policy: SchedulingPolicy, ageing: Ageing, estimator: WorkEstimator) -> None:
         self.queue: WaitingQueue[ProgramRecord | RequestRecord] = WaitingQueue()
+        self.num_raised = 0
         self._policy = policy
         self._ageing = ageing
         self._estimator = estimator
@@ -112,6 +114,7 @@ class OrderKeeper:
             self._watch(program)
             return False
         program.aged_at = due
+        self.num_raised += 1
         self.note_changed(program, *program.iter_waiting())
         return True
 

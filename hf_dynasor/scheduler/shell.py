@@ -69,9 +69,7 @@ class Scheduler:
         self._planner = StepPlanner(self.policy, self.limits, self._memory, self._order.queue)
         self._tenants = Tenants()
         self._plan: StepPlan | None = None
-        self._is_stale = True
-        self._pace = Pace()
-        self._steps_run = 0
+        self._pace, self._is_stale, self._steps_run = Pace(), True, 0
 
     # --- what happens to programs -------------------------------------------------------------------------------
 
@@ -229,6 +227,11 @@ class Scheduler:
         return self._planner.num_running
 
     @property
+    def num_raised(self) -> int:
+        """Programs that were raised for waiting too long so far."""
+        return self._order.num_raised
+
+    @property
     def num_programs(self) -> int:
         """Programs that have not ended."""
         return len(self._roll.programs)
@@ -264,7 +267,7 @@ class Scheduler:
 
     def snapshot(self, now: float) -> Snapshot:
         """Frozen views of everything that waits or runs."""
-        programs = [record for record in self._roll.programs.values() if record.has_requests]
+        programs = (record for record in self._roll.programs.values() if record.has_requests)
         return Snapshot(
             now=now,
             programs=tuple(record.view(self.estimator, self._pace.step_seconds) for record in programs),

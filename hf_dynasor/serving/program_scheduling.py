@@ -85,6 +85,13 @@ class ProgramScheduling:
         self._chosen_at = 0.0
         self._running: StepRow | None = None
 
+    @property
+    def gang_size(self) -> float:
+        """Requests of a program that run together, on average over the programs of the last step; 0 without any."""
+        plan = self._plan
+        programs = [key.program_id for key in plan.decode] + [chunk.key.program_id for chunk in plan.prefill]
+        return len(programs) / len(set(programs)) if programs else 0.0
+
     # --- from any thread -------------------------------------------------------------------------------------------
 
     def note_program(self, program_id: str, plan: ProgramPlan) -> None:

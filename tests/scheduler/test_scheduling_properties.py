@@ -181,3 +181,15 @@ def test_a_place_that_becomes_free_is_taken_in_the_next_step(policy):
     driver.run()
     # 25 tokens at two places, a prompt yields the first: not a step is wasted but where the last ones are odd.
     assert driver.now <= 25 / 2 + 2
+
+
+def test_programs_that_were_raised_are_counted_once_each():
+    driver = Driver(make_scheduler("gang_sjf", max_requests=1, max_wait_s=5.0))
+    driver.submit("running", [30], priority=1)
+    for name in "ab":
+        driver.submit(name, [2, 2])
+    for _ in range(4):
+        driver.step()
+    assert driver.scheduler.num_raised == 0
+    driver.run()
+    assert driver.scheduler.num_raised == 2

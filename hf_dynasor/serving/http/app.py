@@ -31,7 +31,12 @@ from hf_dynasor.serving.http.job_store import JobStore, SqliteJobStore
 from hf_dynasor.serving.http.metrics import Metrics
 from hf_dynasor.serving.http.model_info import ServedModel
 from hf_dynasor.serving.http.openapi import add_document
-from hf_dynasor.serving.http.operations import add_operations, make_cache_reader, read_state
+from hf_dynasor.serving.http.operations import (
+    add_operations,
+    make_cache_reader,
+    make_scheduling_readers,
+    read_state,
+)
 from hf_dynasor.serving.http.page_routes import add_page
 from hf_dynasor.serving.http.programs_api import add_programs, run_job
 from hf_dynasor.serving.http.responses_api import add_responses
@@ -106,6 +111,7 @@ def make_state(engine: Engine, model: ServedModel, settings: ServerSettings, clo
         num_running=lambda: admission.num_running,
         num_waiting=lambda: admission.num_waiting,
         read_cache=make_cache_reader(engine),
+        read_scheduling=make_scheduling_readers(engine),
     )
     return ServerState(
         settings=settings,

@@ -25,6 +25,8 @@ class Metrics:
         num_waiting: HTTP requests that wait now.
         num_programs: Programs that run now.
         read_cache: Share of the cache's pages in use, in [0, 1]; `None` for engines without pages.
+        read_scheduling: Requests of a program that run together, and programs raised for waiting too long so far;
+            `None` for engines that schedule no programs.
     """
 
     content_type = CONTENT_TYPE_LATEST
@@ -35,6 +37,7 @@ class Metrics:
         num_running: Callable[[], float],
         num_waiting: Callable[[], float],
         read_cache: Callable[[], float] | None = None,
+        read_scheduling: tuple[Callable[[], float], Callable[[], float]] | None = None,
     ) -> None:
         self.registry = CollectorRegistry()
         self._gauge("num_requests_running", "Choices that the engine holds.").set_function(num_running)
@@ -42,6 +45,14 @@ class Metrics:
         if read_cache is not None:
             self._gauge("kv_cache_usage_perc", "Share of the cache's pages in use, 0 to 1.").set_function(
                 read_cache
+            )
+        if read_scheduling is not None:
+            size, raises = read_scheduling
+            self._gauge("gang_size", "Requests of a program that run together, on average.").set_function(
+                size
+            )
+            self._gauge("starvation_raises", "Programs raised for waiting too long so far.").set_function(
+                raises
             )
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens.")
         self.cached_tokens = self._counter("prefix_cache_hits", "Prompt tokens found in the cache.")

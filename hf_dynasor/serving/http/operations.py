@@ -79,6 +79,16 @@ def make_cache_reader(engine: Engine) -> Callable[[], float] | None:
     return read
 
 
+def make_scheduling_readers(engine: Engine) -> tuple[Callable[[], float], Callable[[], float]] | None:
+    """Read the gang size and the raises of an engine that schedules programs; `None` for others."""
+    if not hasattr(_unwrap(engine), "scheduling"):
+        return None
+    return (
+        lambda: float(_unwrap(engine).scheduling.gang_size),
+        lambda: float(_unwrap(engine).scheduling.scheduler.num_raised),
+    )
+
+
 def _unwrap(engine: Engine) -> Any:
     """The engine that works now, where another one stands before it."""
     return getattr(engine, "current", engine)

@@ -39,7 +39,7 @@ def test_every_setting_is_on_the_page_and_no_other():
 
 
 def test_every_metric_is_on_the_page_with_its_labels_and_no_other():
-    metrics = Metrics(num_running=int, num_waiting=int, read_cache=int)
+    metrics = Metrics(num_running=int, num_waiting=int, read_cache=int, read_scheduling=(float, float))
     found = {
         name.removeprefix(f"{PREFIX}_"): set(collector._labelnames)
         for collector, names in metrics.registry._collector_to_names.items()

@@ -280,3 +280,24 @@ def test_serve_takes_no_option_that_it_does_not_read(option, capsys):
         main(["serve", *option])
     assert caught.value.code == 2
     assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_the_metrics_tell_how_many_requests_of_a_program_run_together(loaded, model):
+    engine, clock = open_engine(loaded, "gang", max_batch_requests=8)
+    sizes = []
+    engine.scheduling.on_plan = lambda now, plan: None
+    with (
+        engine,
+        serve(create_app(engine, model)) as address,
+        httpx.Client(base_url=address, timeout=60) as http,
+    ):
+        send = threading.Thread(target=ask, args=(http, "chat", 4))
+        send.start()
+        wait_until(lambda: engine.num_in_flight == 5)
+        clock.turn = lambda: sizes.append(engine.scheduling.gang_size)
+        clock.gate.set()
+        send.join(60)
+        page = http.get("/metrics").text
+    assert max(sizes) == 4.0
+    assert "hf_dynasor_gang_size " in page
+    assert "hf_dynasor_starvation_raises 0.0" in page
