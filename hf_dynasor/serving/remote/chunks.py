@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_dynasor.core import FinishReason, SamplingParams
-from hf_dynasor.serving.remote.failures import TRANSIENT_STATUSES, RemoteFailure, broken
+from hf_dynasor.serving.remote.failures import RemoteFailure, broken, is_transient_status
 
 DONE = "[DONE]"
 
@@ -137,7 +137,7 @@ def _read_error(error: Any) -> RemoteFailure:
     codes = [str(error.get(name)) for name in ("code", "status")]
     status = next((int(code) for code in codes if code.isdecimal() and 400 <= int(code) < 600), None)
     is_request = str(error.get("type", "")).lower() in ("invalid_request_error", "badrequesterror")
-    is_transient = not is_request and (status is None or status in TRANSIENT_STATUSES)
+    is_transient = not is_request and (status is None or is_transient_status(status))
     words = error.get("message") or error
     return RemoteFailure(
         f"The server broke the answer off: {words}", is_transient=is_transient, status=status

@@ -10,8 +10,12 @@ import httpx
 
 from hf_dynasor.serving.remote.address import API_KEY_VARIABLES
 
-TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 MAX_QUOTED = 300
+
+
+def is_transient_status(status: int) -> bool:
+    """Whether the same request may work later."""
+    return status in (408, 425, 429) or (status >= 500 and status not in (501, 505))
 
 
 class RemoteFailure(Exception):
@@ -97,7 +101,7 @@ def read_status(status: int, headers: httpx.Headers, body: str, url: str, now: f
     if status in (401, 403):
         message = f"The backend {url} refuses the API key ({status}): {said} Set {API_KEY_VARIABLES[0]}, or api_key."
         return RemoteFailure(message, status=status)
-    is_transient = status in TRANSIENT_STATUSES or status > 504
+    is_transient = is_transient_status(status)
     return RemoteFailure(
         f"The backend {url} answered {status}: {said}",
         is_transient=is_transient,
@@ -159,6 +163,7 @@ def _find_message(row: Any) -> str | None:
 __all__ = [
     "RemoteFailure",
     "broken",
+    "is_transient_status",
     "looks_like_html",
     "quote_error",
     "read_retry_after",
