@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev test test-slow test-e2e coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces report bench-paper bench-peers bench-serve serve-faults clean
+.PHONY: help run install install-dev install-llama test test-slow test-e2e coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces report bench-paper bench-peers bench-serve serve-faults clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
@@ -37,11 +37,17 @@ test: install-dev  ## Set up if needed, then run the default test suite
 test-slow: install-dev  ## The checks that take longer; run before a capability is called done
 	$(BIN)/python -m pytest -q -m slow
 
-test-e2e: install-dev  ## Real clients against a running server: openai, langchain, lm-eval, guidellm, schemathesis
+test-e2e: install-dev  ## Real clients against a running server: openai, langchain, lm-eval, guidellm, schemathesis; the remote engine on other servers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[e2e]"
 	test -x $(VENV)-guidellm/bin/guidellm || { $(PYTHON) -m venv $(VENV)-guidellm && \
 	  $(VENV)-guidellm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt guidellm; }
-	GUIDELLM=$(abspath $(VENV)-guidellm/bin/guidellm) $(BIN)/python -m pytest -q -m e2e tests/e2e
+	GUIDELLM=$(abspath $(VENV)-guidellm/bin/guidellm) LLAMA_CPP_PYTHON=$(abspath $(VENV)-llama/bin/python) \
+	  $(BIN)/python -m pytest -q -m e2e tests/e2e
+
+install-llama:  ## llama.cpp's server in an environment of its own, for test-e2e; it is compiled, which takes a while
+	test -x $(VENV)-llama/bin/python || $(PYTHON) -m venv $(VENV)-llama
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DGGML_LLAMAFILE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TOOLS=OFF" \
+	  $(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check "llama-cpp-python[server]==0.3.36"
 
 quality: install-dev  ## Formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -107,4 +113,4 @@ bench-traces: install-dev  ## Exits on recorded chains of real models; TRACES=FO
 	$(BIN)/python benchmarks/traces.py --traces $(TRACES) --pictures docs/figures
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) $(VENV)-guidellm $(VENV)-peers .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info
+	rm -rf $(VENV) $(VENV)-guidellm $(VENV)-llama $(VENV)-peers .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info
