@@ -11,6 +11,7 @@ from hf_dynasor.core import FinishReason, Generate, Prompt, Request, RequestKey,
 from hf_dynasor.engine import Ability, Sink, check_abilities
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.serving.loading import LoadedModel
+from hf_dynasor.serving.packed_linear import PackedLinears
 from hf_dynasor.serving.prompts import PromptEncoder
 from hf_dynasor.serving.rewards.model import RewardModel
 from hf_dynasor.serving.rewards.steps import PromptReader
@@ -74,7 +75,9 @@ class LocalEngine:
         self._ledger = ledger
         self._backend = backend
         # Also runs when the engine is forgotten and at interpreter exit, before the thread would be torn down.
-        self._finalizer = weakref.finalize(self, _shut_down, ledger, backend, self.scores)
+        self._finalizer = weakref.finalize(
+            self, _shut_down, ledger, backend, self.scores, PackedLinears(loaded.model)
+        )
 
     @property
     def name(self) -> str:
@@ -176,9 +179,10 @@ def check_positive(**values: Any) -> None:
             raise ConfigurationError(f"Got {name} = {value} but expected at least 1.")
 
 
-def _shut_down(ledger: Ledger, backend: Backend, scores: ScoreWorker | None) -> None:
+def _shut_down(ledger: Ledger, backend: Backend, scores: ScoreWorker | None, linears: PackedLinears) -> None:
     ledger.refuse_new("is closed.")
     backend.stop(CLOSE_TIMEOUT_S)
     if scores is not None:
         scores.stop(CLOSE_TIMEOUT_S)
+    linears.release()
     ledger.end("is closed.", FinishReason.CANCELLED)

@@ -75,8 +75,8 @@ def draw_tokens(logits: torch.Tensor, samplers: Sequence[RowSampler]) -> Drawn:
     """
     raw = logits.float()
     logits = shape_logits(raw, [sampler.shaper for sampler in samplers])
-    best, tokens = logits.max(dim=-1)
-    if bool(best.isnan().any()):
+    tokens = _find_best(logits)
+    if bool(logits.gather(1, tokens[:, None]).isnan().any()):
         raise EngineError("The model returned NaN logits. A wider dtype may help: --dtype float32.")
     rows = [index for index, sampler in enumerate(samplers) if sampler.params.temperature > 0]
     if rows:
@@ -106,6 +106,14 @@ def _list_top(logprobs: torch.Tensor, counts: Sequence[int]) -> list[TopLogprobs
     values, ids = torch.topk(logprobs, min(max(counts), logprobs.shape[-1]), dim=-1)
     rows = zip(ids.tolist(), values.tolist(), counts, strict=True)
     return [tuple(zip(row_ids[:n], row_values[:n], strict=True)) for row_ids, row_values, n in rows]
+
+
+def _find_best(logits: torch.Tensor) -> torch.Tensor:
+    """The likeliest token of each row; the first that is NaN, if any is."""
+    if logits.device.type != "cpu":
+        return logits.argmax(dim=-1)
+    # numpy compares whole registers, torch one number after the other: 40 us against 700 for 16 rows of 49,152.
+    return torch.from_numpy(logits.detach().numpy().argmax(axis=-1))
 
 
 def _shape_distribution(logits: torch.Tensor, samplers: Sequence[RowSampler]) -> torch.Tensor:
@@ -164,7 +172,8 @@ def _keep_reaching(
 
 def _draw_from(probs: torch.Tensor, samplers: Sequence[RowSampler]) -> torch.Tensor:
     """Inverse-transform sampling: the first token whose cumulative probability exceeds the row's number."""
-    cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
+    # Row by row: for several rows at once torch takes a way that is ten times slower on a CPU.
+    cumulative = torch.stack([row.cumsum(dim=0, dtype=torch.float64) for row in probs])
     numbers = [sampler.draw_uniform() for sampler in samplers]
     targets = torch.tensor(numbers, dtype=torch.float64, device=probs.device)[:, None] * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, targets, right=True)[:, 0]

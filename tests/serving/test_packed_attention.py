@@ -31,8 +31,8 @@ def test_it_equals_attention_over_each_sequence_alone(
     for size in sizes:
         for column, value in zip(ends, size, strict=True):
             column.append(column[-1] + value)
-    layout = lay_out(*ends, torch.device("cpu"))
-    got = attend(query, stored_keys, stored_values, layout, index=index, scaling=0.3)
+    layout = lay_out(*ends, query, index=index)
+    got = attend(query, stored_keys, stored_values, layout, scaling=0.3)
     for number, (q, k) in enumerate(sizes):
         mine = slice(ends[0][number], ends[0][number] + q)
         own = slice(ends[1][number], ends[1][number] + k)

@@ -13,10 +13,15 @@ from transformers.generation.continuous_batching import (
     cache,
     continuous_api,
     distributed,
+    input_outputs,
+    model_runner,
     requests,
     scheduler,
 )
-from transformers.generation.continuous_batching.cache_allocators import FullAttentionCacheAllocator, cache_pool
+from transformers.generation.continuous_batching.cache_allocators import (
+    FullAttentionCacheAllocator,
+    cache_pool,
+)
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
 
 from hf_dynasor.errors import UnsupportedError
@@ -41,6 +46,8 @@ RELIED_ON = {
     cache.PagedAttentionCache: ("update", "free_blocks", "compute_free_capacity"),
     cache_pool.CachePool: ("free_blocks", "try_to_free_sectors"),
     FullAttentionCacheAllocator: ("register_cache_tensor", "update"),
+    model_runner.ModelRunner: ("_sample", "compute_batch"),
+    input_outputs.ContinuousBatchingIOs: ("get_model_kwargs",),
     ContinuousBatchingLogitsProcessor: ("fill_defaults", "prepare_tensor_args", "__call__"),
 }  # fmt: skip
 

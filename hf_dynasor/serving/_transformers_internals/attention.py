@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +17,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from hf_dynasor.serving.packed_attention import attend, lay_out
+from hf_dynasor.serving.packed_attention import Layout, attend, lay_out
+from hf_dynasor.serving.row_arena import RowArena, StepPlan
+
+MAX_ROWS_SHARE = 0.5
+"""Memory of rows beside that of pages."""
 
 _ATTENTION_NAME = "hf_dynasor_paged"
 
@@ -23,6 +30,11 @@ class PagedManager(continuous_api.ContinuousBatchingManager):  # type: ignore[mi
     """Lets a model with SDPA attention attend to each request's own pages instead of masking all pages at once."""
 
     _has_borrowed = False
+
+    @property
+    def runs_our_attention(self) -> bool:
+        """Whether the model's attention is the one of this module."""
+        return self._has_borrowed
 
     def __init__(self, model: Any, *args: Any) -> None:
         with ExitStack() as undo:
@@ -90,19 +102,88 @@ def _attend_to_pages(
         )
         return output, None
     allocator = cache.layer_to_allocator[module.layer_idx]
+    write_index, read_index = (kwargs[name][allocator.index] for name in ("write_index", "read_index"))
+    has_past = bool(read_index.numel())  # else the new keys are all there is
     if module.layer_idx == min(cache.layer_to_allocator):
         ends = kwargs["cu_seq_lens_q"].tolist(), kwargs["cu_seq_lens_k"][allocator.layer_type].tolist()
-        cache.hf_dynasor_layout = lay_out(*ends, query.device)
+        cache.hf_dynasor_step = _plan_step(cache, *ends, query, read_index if has_past else None, allocator)
+    step: _Step = cache.hf_dynasor_step
     packed, new_keys, new_values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     keys, values = allocator._kv_token_views[module.layer_idx]
-    write_index, read_index = (kwargs[name][allocator.index] for name in ("write_index", "read_index"))
     keys.index_copy_(0, write_index, new_keys)
     values.index_copy_(0, write_index, new_values)
-    index = read_index if read_index.numel() else None  # nothing to read: the new keys are all there is
-    if index is None:
+    if not has_past:
         keys, values = new_keys, new_values
-    layout = cache.hf_dynasor_layout
-    return attend(packed, keys, values, layout, index=index, scaling=scaling)[None], None
+    singles, attend_singles = step.layout.single_queries, None
+    if step.rows is not None:
+        new = (new_keys, new_values) if singles is None else (new_keys[singles], new_values[singles])
+        attend_singles = partial(
+            cache.hf_dynasor_arena.attend,
+            module.layer_idx,
+            stored=(keys, values),
+            new=new,
+            plan=step.rows,
+            scaling=scaling,
+        )
+    output = attend(packed, keys, values, step.layout, scaling=scaling, attend_singles=attend_singles)
+    return output[None], None
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """How a step attends: the layout, and the rows of those that decode, if they are kept."""
+
+    layout: Layout
+    rows: StepPlan | None
+
+
+def _plan_step(
+    cache: Any,
+    query_ends: list[int],
+    key_ends: list[int],
+    query: torch.Tensor,
+    index: torch.Tensor | None,
+    allocator: Any,
+) -> _Step:
+    page_size = allocator.tokens_per_page if index is not None else 1
+    arena = getattr(cache, "hf_dynasor_arena", None)
+    sizes = [q1 - q0 for q0, q1 in itertools.pairwise(query_ends)]
+    singles = [place for place, size in enumerate(sizes) if size == 1]
+    rows = None
+    if arena is not None and index is not None and singles:
+        rows = arena.plan(
+            [cache.hf_dynasor_names[place] for place in singles],
+            [key_ends[place + 1] - key_ends[place] for place in singles],
+            lambda number: (
+                index[key_ends[singles[number]] : key_ends[singles[number] + 1] : page_size] // page_size
+            ),
+            query,
+        )
+    layout = lay_out(query_ends, key_ends, query, index=index, page_size=page_size, has_singles=rows is None)
+    return _Step(layout, rows)
+
+
+def prepare_steps(processor: Any) -> None:
+    """Tell the attention which requests a step runs, keep rows of those that decode, and have no mask made.
+
+    The layout tells what a mask would, and a mask over all pages takes longer than a layer. transformers passes on a
+    mask of four dimensions as it is, and this attention reads none.
+    """
+    inputs, cache = processor.inputs_and_outputs, processor.cache
+    if len(cache.cache_allocators) == 1:
+        (allocator,) = cache.cache_allocators.values()
+        capacity = cache.num_blocks * allocator.tokens_per_page
+        cache.hf_dynasor_arena = RowArena(
+            page_size=allocator.tokens_per_page, max_tokens=int(capacity * MAX_ROWS_SHARE)
+        )
+    make_inputs = inputs.get_model_kwargs
+    nothing = torch.zeros(1, 1, 1, 1, device=inputs.device)
+
+    def make_without_mask(use_padding: bool = False) -> Any:
+        cache.hf_dynasor_names = [future.state.request_id for future in inputs.requests_in_batch]
+        return {**make_inputs(use_padding=use_padding), "attention_mask": nothing}
+
+    inputs.get_model_kwargs = make_without_mask
 
 
 AttentionInterface.register(_ATTENTION_NAME, _attend_to_pages)

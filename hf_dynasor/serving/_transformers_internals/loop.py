@@ -14,10 +14,11 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching import continuous_api
 
 from hf_dynasor.errors import EngineError
-from hf_dynasor.serving._transformers_internals.attention import PagedManager
+from hf_dynasor.serving._transformers_internals.attention import PagedManager, prepare_steps
 from hf_dynasor.serving._transformers_internals.observed import (
     SCHEDULER_NAME,
     Observer,
+    ObserverDraws,
     SilentRouter,
     make_processors,
 )
@@ -92,12 +93,16 @@ class PagedLoop:
             self._manager = PagedManager(model, generation, config)
         self._observer = observer = self._share(observer, config.max_requests_per_batch)
         self._manager.output_router = SilentRouter()
-        self._manager.logit_processor = make_processors(observer)
+        draws = ObserverDraws(observer.draw)
+        self._manager.logit_processor = make_processors(draws)
         with ExitStack() as undo:
             undo.callback(self._manager.give_attention_back)
             self._manager.warmup()  # makes the cache; without CUDA graphs it computes nothing
             undo.pop_all()
         self._processor: Any = self._manager.batch_processor
+        self._processor.model_runner._sample = draws.hand_over
+        if self._manager.runs_our_attention:
+            prepare_steps(self._processor)
         self._processor.scheduler.observer = observer
         self._processor.scheduler.page_size = page_size
         self.max_batch_tokens = int(self._processor.max_batch_tokens)

@@ -179,8 +179,8 @@ class ObservedScheduler(scheduler.FIFOScheduler):  # type: ignore[misc]
         return states
 
 
-class _ObserverDraws(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
-    """Lets the observer choose and leaves nothing else possible."""
+class ObserverDraws(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
+    """Has the observer choose in the place where logits are processed, and hands its choice over as what was sampled."""
 
     supported_kwargs: dict[str, type] = {}  # noqa: RUF012 - the base class's own form
     ignored_kwargs: tuple[str, ...] = ()
@@ -188,6 +188,7 @@ class _ObserverDraws(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     def __init__(self, draw: Callable[[Sequence[str], torch.Tensor], list[int]]) -> None:
         self._draw = draw
         self._names: list[str] = []
+        self._tokens: list[int] = []
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         int32_tensor.zero_()
@@ -197,17 +198,19 @@ class _ObserverDraws(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
         return torch.empty(0, dtype=torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
-        count = len(self._names)
-        only = torch.full_like(scores, float("-inf"))
-        tokens = torch.tensor(self._draw(self._names, scores[:count]), device=scores.device, dtype=torch.long)
-        only[:count].scatter_(1, tokens[:, None], 0.0)
-        return only
+        self._tokens = self._draw(self._names, scores[: len(self._names)])
+        return scores
+
+    def hand_over(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:
+        """In the place of sampling, which would look for the likeliest token once more."""
+        count = len(self._tokens)
+        output_ids[0, :count] = torch.tensor(self._tokens, device=output_ids.device, dtype=output_ids.dtype)
 
 
 scheduler.SCHEDULER_MAPPING[SCHEDULER_NAME] = ObservedScheduler
 
 
-def make_processors(observer: Observer) -> Any:
-    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([_ObserverDraws(observer.draw)]))
+def make_processors(draws: ObserverDraws) -> Any:
+    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([draws]))
     processors.tensors_required = 1
     return processors
