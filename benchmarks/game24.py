@@ -1,6 +1,6 @@
 """Game of 24: trees against samples with a small model trained for it, at the same net tokens.
 
-Trains a model that writes steps and one that rates them (about 12 minutes of one core; --models keeps both), on puzzles
+Trains a model that writes steps and one that rates them (about 10 minutes of one core; --models keeps both), on puzzles
 that are not in the test. Then samples and searches the test puzzles. A puzzle counts as *solved* where any finished path
 is a solution, which anybody can check; as *chosen* where the path with the highest reward is one. What the rater reads
 counts as reward tokens. Samples at the same tokens: each puzzle's chance that one of so many samples, drawn from those
@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from game24_models import DELIMITER, make_config, make_tokenizer, train_rater, train_writer
 from game24_task import is_solution, split_puzzles
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dynasor.engine import Engine
 from hf_dynasor.evaluation import Question, evaluate, paired_difference, wilson_interval
@@ -32,6 +33,7 @@ from hf_dynasor.serving import make_engine
 from hf_dynasor.serving.rewards import load_reward_model
 
 MAX_ACTIVE = 32
+BATCH = 64
 MAX_NEW_TOKENS = 64
 RATED = {"reward": ModelReward(steps="last")}
 
@@ -96,13 +98,21 @@ def _plan(widths: Sequence[int]) -> list[tuple[str, int, dict]]:
 
 
 def _train(folder: Path, puzzles: list[tuple[int, ...]], arguments: argparse.Namespace) -> None:
+    """What is not in the folder yet."""
     tokenizer = make_tokenizer()
-    config = make_config(tokenizer, hidden=arguments.hidden, num_layers=arguments.layers)
-    writer = train_writer(puzzles, tokenizer, config, num_steps=arguments.writer_steps, batch_size=64)
-    rater = train_rater(puzzles, tokenizer, writer, num_steps=arguments.rater_steps, batch_size=64)
-    for name, model in (("writer", writer), ("rater", rater)):
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
+    if (folder / "writer").exists():
+        writer = LlamaForCausalLM.from_pretrained(folder / "writer")
+    else:
+        config = make_config(tokenizer, hidden=arguments.hidden, num_layers=arguments.layers)
+        writer = train_writer(puzzles, tokenizer, config, num_steps=arguments.writer_steps, batch_size=BATCH)
+        _save(folder / "writer", writer, tokenizer)
+    rater = train_rater(puzzles, tokenizer, writer.eval(), num_steps=arguments.rater_steps, batch_size=BATCH)
+    _save(folder / "rater", rater, tokenizer)
+
+
+def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _open_engine(folder: Path, name: str) -> Engine:
@@ -224,13 +234,13 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--num-test", type=int, default=150, help="puzzles that are held back")
-    parser.add_argument("--num-samples", type=int, default=64)
+    parser.add_argument("--num-test", type=int, default=100, help="puzzles that are held back")
+    parser.add_argument("--num-samples", type=int, default=48)
     parser.add_argument("--widths", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--writer-steps", type=int, default=2000)
-    parser.add_argument("--rater-steps", type=int, default=1000)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--writer-steps", type=int, default=600)
+    parser.add_argument("--rater-steps", type=int, default=1500)
     parser.add_argument("--models", type=Path, help="folder that keeps the trained models for the next call")
     parser.add_argument("--engine", default="continuous")
     return parser.parse_args()

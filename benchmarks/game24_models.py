@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
-from game24_task import LARGEST, Numbers, walk
+from game24_task import LARGEST, Numbers, label_steps, walk
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import (
@@ -29,6 +30,9 @@ TEMPLATE = (
     "{% for message in messages %}{{ message.content }}{{ '\n\n' if message.role == 'user' }}{% endfor %}"
 )
 IGNORED = -100
+
+Example: TypeAlias = tuple[str, list[str], list[bool]]
+"""A puzzle, the steps of a path, and for each of them whether 24 can still be reached."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -69,7 +73,7 @@ def train_writer(
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
 
-    def loss(batch: list[tuple[str, list[str], list[bool]]]) -> torch.Tensor:
+    def loss(batch: list[Example]) -> torch.Tensor:
         rows, targets = [], []
         for prompt, steps, _ in batch:
             start = _encode(tokenizer, prompt + DELIMITER)
@@ -87,13 +91,18 @@ def train_writer(
 def train_rater(
     puzzles: Sequence[Numbers], tokenizer: PreTrainedTokenizerFast, writer: LlamaForCausalLM, **schedule: int
 ) -> LlamaForSequenceClassification:
-    """A model that says at the end of each step whether 24 can still be reached, taught on training puzzles."""
+    """A model that says at the end of each step whether 24 can still be reached, taught on training puzzles.
+
+    Half of what it reads are walks that strayed, half are the writer's own paths, whose mistakes it will meet.
+    """
     torch.manual_seed(1)
+    written = write_paths(writer, tokenizer, puzzles, num_paths=16384)
+    strayed = _draw(puzzles, stray=0.5)
     model = LlamaForSequenceClassification(writer.config)
     model.model.load_state_dict(writer.model.state_dict())
     border = tokenizer.convert_tokens_to_ids(DELIMITER)
 
-    def loss(batch: list[tuple[str, list[str], list[bool]]]) -> torch.Tensor:
+    def loss(batch: list[Example]) -> torch.Tensor:
         rows = [
             _encode(tokenizer, prompt + DELIMITER + DELIMITER.join(steps) + DELIMITER)
             for prompt, steps, _ in batch
@@ -105,14 +114,29 @@ def train_rater(
         labels = torch.tensor([float(label) for _, _, item in batch for label in item])
         return binary_cross_entropy_with_logits(found.float(), labels)
 
-    _train(model, loss, _draw(puzzles, stray=0.5), **schedule)
+    _train(model, loss, lambda rng: strayed(rng) if rng.random() < 0.5 else rng.choice(written), **schedule)
     return model
 
 
-def _draw(
-    puzzles: Sequence[Numbers], *, stray: float
-) -> Callable[[random.Random], tuple[str, list[str], list[bool]]]:
-    def draw(rng: random.Random) -> tuple[str, list[str], list[bool]]:
+@torch.inference_mode()
+def write_paths(
+    writer: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, puzzles: Sequence[Numbers], num_paths: int
+) -> list[Example]:
+    """The writer's own paths at T = 1, with the label of each step."""
+    rng, found = random.Random(3), []
+    while len(found) < num_paths:
+        prompts = [" ".join(map(str, rng.sample(rng.choice(puzzles), 4))) for _ in range(512)]
+        inputs = tokenizer([prompt + DELIMITER for prompt in prompts], return_tensors="pt", padding=True)
+        inputs.pop("token_type_ids", None)
+        ids = writer.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=64)
+        for prompt, row in zip(prompts, ids[:, inputs["input_ids"].shape[1] :], strict=True):
+            steps = tokenizer.decode(row, skip_special_tokens=True).strip().split(DELIMITER)
+            found.append((prompt, steps, label_steps(prompt, steps)))
+    return found
+
+
+def _draw(puzzles: Sequence[Numbers], *, stray: float) -> Callable[[random.Random], Example]:
+    def draw(rng: random.Random) -> Example:
         numbers = tuple(rng.sample(rng.choice(puzzles), 4))
         return " ".join(map(str, numbers)), *walk(numbers, rng, stray=stray)
 

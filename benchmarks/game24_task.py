@@ -6,6 +6,7 @@ import functools
 import itertools
 import random
 import re
+from collections.abc import Sequence
 
 GOAL = 24
 LARGEST = 200
@@ -80,20 +81,35 @@ def walk(numbers: Numbers, rng: random.Random, *, stray: float) -> tuple[list[st
 
 def is_solution(puzzle: str, text: str) -> bool:
     """Whether a path uses the puzzle's numbers, each once, calculates right, and ends at 24. Anybody can check that."""
-    numbers = sorted(map(int, puzzle.split()))
-    steps = [STEP.fullmatch(line) for line in text.strip().split("\n\n")]
+    return _follow(puzzle, text.strip().split("\n\n"))[-1] == (GOAL,)
+
+
+def label_steps(puzzle: str, steps: Sequence[str]) -> list[bool]:
+    """For each step of a path whether all is right so far and 24 can still be reached: for training labels only."""
+    return [numbers is not None and is_solvable(numbers) for numbers in _follow(puzzle, steps)]
+
+
+def _follow(puzzle: str, steps: Sequence[str]) -> list[Numbers | None]:
+    """What is left after each step, sorted; `None` from the first step on that is wrong."""
+    numbers: list[int] | None = sorted(map(int, puzzle.split()))
+    found: list[Numbers | None] = []
     for step in steps:
-        if step is None:
-            return False
-        first, symbol, second, result = int(step[1]), step[2], int(step[3]), int(step[4])
-        for number in (first, second):
-            if number not in numbers:
-                return False
-            numbers.remove(number)
-        numbers = sorted([*numbers, result])
-        if _combine(first, symbol, second) != result or sorted(map(int, step[5].split())) != numbers:
-            return False
-    return numbers == [GOAL]
+        numbers = None if numbers is None else _take(numbers, STEP.fullmatch(step))
+        found.append(None if numbers is None else tuple(numbers))
+    return found
+
+
+def _take(numbers: list[int], step: re.Match[str] | None) -> list[int] | None:
+    if step is None:
+        return None
+    left, first, symbol, second, result = list(numbers), int(step[1]), step[2], int(step[3]), int(step[4])
+    for number in (first, second):
+        if number not in left:
+            return None
+        left.remove(number)
+    left = sorted([*left, result])
+    is_right = _combine(first, symbol, second) == result and sorted(map(int, step[5].split())) == left
+    return left if is_right else None
 
 
 def _combine(first: int, symbol: str, second: int) -> int | None:
