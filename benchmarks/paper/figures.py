@@ -80,12 +80,9 @@ def _offline(options: Options) -> tuple[list[Row], Any]:
             ours = (
                 f"saves {_percent(row['saved'])} ({_span(row['saved_interval'])}) at {row['points']:+.2f} points "
                 f"({_span(row['points_interval'], 1)}){'' if row['is_equal'] else ', not equal'}"
+                f"{', by stopping everything' if row['stops_everything'] else ''}"
             )
-            paper = (
-                item["paper_saves"]
-                if not row["policy"].startswith("length")
-                else "saves less than certaindex"
-            )
+            paper = "–" if row["policy"].startswith("length") else item["paper_saves"]
             found.append((f"{head}: {row['policy']}", paper, ours))
     return found, measured
 

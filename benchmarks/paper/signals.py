@@ -12,7 +12,6 @@ from offline import EVEN, open_run
 from hf_dynasor.evaluation.policy_specs import PolicySpec
 from hf_dynasor.evaluation.replayed import summarise
 from hf_dynasor.evaluation.report_readings import count_needed
-from hf_dynasor.evaluation.report_settings import merge_settings
 from hf_dynasor.evaluation.report_statistics import compare, summarise_setting
 from hf_dynasor.evaluation.report_steps import Steps
 from hf_dynasor.evaluation.signals_compared import kendall
@@ -46,16 +45,12 @@ def measure_needs(runs: Path) -> list[dict[str, Any]]:
 
 def measure_thresholds(runs: Path) -> list[dict[str, Any]]:
     """What a static threshold on the entropy saves and costs, by threshold."""
-    tests = [
-        open_run(runs / name)
-        for name in ("self_consistency_test", "self_consistency_test_1", "self_consistency_test_2")
-        if (runs / name / "all_results.json").is_file()
-    ]
-    full = merge_settings(run.make_setting(EVEN, 20) for run in tests)[0]
+    test = open_run(runs / "self_consistency_test")
+    full = test.make_setting(EVEN, 20)
     rows = []
     for threshold in THRESHOLDS:
         spec = _make_static(threshold, 5)
-        setting = merge_settings(run.make_setting(spec, 20) for run in tests)[0]
+        setting = test.make_setting(spec, 20)
         against = compare(setting, full)
         assert against is not None
         rows.append(
