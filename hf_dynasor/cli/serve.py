@@ -7,12 +7,14 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 from hf_dynasor.cli.api_keys import API_KEY_VARIABLE, read_api_keys
 from hf_dynasor.cli.backends import check_backend_options, find_backend_model, open_backend
 from hf_dynasor.cli.options import add_model_options, add_program_options, make_recipe, positive
+from hf_dynasor.cli.replicas import add_replica_options, serve_replicas
 from hf_dynasor.cli.shards import add_shard_options, ending_with_group, follow_driver, load_served_model
 from hf_dynasor.errors import MissingExtraError
 
@@ -55,6 +57,7 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-certificate", metavar="FILE", help="for HTTPS, with --tls-key")
     parser.add_argument("--tls-key", metavar="FILE", help="for HTTPS, with --tls-certificate")
     add_shard_options(parser)
+    add_replica_options(parser)
     parser.set_defaults(run=run_serve)
 
 
@@ -66,6 +69,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
         from hf_dynasor.serving.http.job_store import SqliteJobStore
         from hf_dynasor.serving.http.run import run_server
         from hf_dynasor.serving.http.settings import ServerSettings
+        from hf_dynasor.serving.http.tracing_setup import open_tracer
     except ImportError as error:
         raise MissingExtraError(
             f"The server needs the package {error.name!r}: pip install 'hf-dynasor[serve]'."
@@ -74,6 +78,8 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
     settings = ServerSettings(**read_settings(arguments, keys))
     _log_to_stderr()
+    if arguments.replicas > 1:
+        return serve_replicas(arguments, settings, choose_reward(arguments))
     capacity, group = None, None
     if check_backend_options(arguments):
         loaded, name, capacity = find_backend_model(arguments)
@@ -85,9 +91,11 @@ def run_serve(arguments: argparse.Namespace) -> int:
     store = SqliteJobStore(arguments.job_store or ":memory:")
     states: list[Any] = []
     engine = _make_engine(loaded, arguments, settings.restart_delay_s, states)
+    stack = ExitStack()
     try:
         model = ServedModel(loaded, settings.model_name or name, int(time.time()), capacity)
-        app = create_app(engine, model, settings, store=store)
+        tracer = stack.enter_context(open_tracer())
+        app = create_app(engine, model, settings, store=store, tracer=tracer)
         states.append(app.state)
         with ending_with_group(engine, group):
             run_server(
@@ -101,6 +109,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
             )
     finally:
         engine.close()
+        stack.close()
     if group is not None:
         group.leave()
     return 0
