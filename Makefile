@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev install-llama test test-slow test-e2e coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces report bench-paper bench-peers bench-serve serve-faults clean
+.PHONY: help run install install-dev install-llama test test-slow test-e2e test-replicas coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces report bench-paper bench-peers bench-serve serve-faults clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
@@ -48,6 +48,12 @@ install-llama:  ## llama.cpp's server in an environment of its own, for test-e2e
 	test -x $(VENV)-llama/bin/python || $(PYTHON) -m venv $(VENV)-llama
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DGGML_LLAMAFILE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TOOLS=OFF" \
 	  $(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check "llama-cpp-python[server]==0.3.36"
+
+test-replicas: install-dev  ## Two Ray Serve replicas: a replica killed under load, and the clients of test-e2e; Ray has its own environment
+	test -x $(VENV)-ray/bin/python || $(PYTHON) -m venv $(VENV)-ray
+	$(VENV)-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,e2e,ray]"
+	$(VENV)-ray/bin/python -m pytest -q -m slow tests/serving/replicas
+	HF_DYNASOR_E2E_REPLICAS=2 $(VENV)-ray/bin/python -m pytest -q -m e2e tests/e2e
 
 quality: install-dev  ## Formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -113,4 +119,4 @@ bench-traces: install-dev  ## Exits on recorded chains of real models; TRACES=FO
 	$(BIN)/python benchmarks/traces.py --traces $(TRACES) --pictures docs/figures
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) $(VENV)-guidellm $(VENV)-llama $(VENV)-peers .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info
+	rm -rf $(VENV) $(VENV)-guidellm $(VENV)-ray $(VENV)-llama $(VENV)-peers .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info

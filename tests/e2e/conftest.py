@@ -1,4 +1,7 @@
-"""One real server for all clients: `hf-dynasor serve` over the embedded model, in a process of its own."""
+"""One real server for all clients: `hf-dynasor serve` over the embedded model, in a process of its own.
+
+`HF_DYNASOR_E2E_URL` names a server that runs already; `HF_DYNASOR_E2E_REPLICAS=2` starts so many replicas instead of one.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,22 @@ import sys
 import pytest
 
 from tests.serving.http.kit import start_server
+from tests.serving.replicas.kit import start_replicas
 
 QUESTION = "What is 17*6+4?\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
 @pytest.fixture(scope="session")
-def address():
-    with start_server() as (_, address):
-        yield address
+def address(tmp_path_factory):
+    replicas = int(os.environ.get("HF_DYNASOR_E2E_REPLICAS", "1"))
+    if url := os.environ.get("HF_DYNASOR_E2E_URL"):
+        yield url
+    elif replicas > 1:
+        with start_replicas(tmp_path_factory.mktemp("replicas"), replicas=replicas) as (_, address):
+            yield address
+    else:
+        with start_server() as (_, address):
+            yield address
 
 
 @pytest.fixture(scope="session")
