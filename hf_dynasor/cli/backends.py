@@ -29,7 +29,7 @@ def add_backend_options(parser: argparse.ArgumentParser, positive: Any) -> None:
         "--backend",
         metavar="URL",
         help="an OpenAI-compatible server that runs the model, http://HOST:PORT/v1; --model is its name there "
-        "(default: its only one). The API key comes from HF_DYNASOR_BACKEND_API_KEY or OPENAI_API_KEY",
+        "(default: its only one). The API key comes from the variable HF_DYNASOR_BACKEND_API_KEY",
     )
     group.add_argument(
         "--dialect",

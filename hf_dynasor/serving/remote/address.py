@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 
 from hf_dynasor.errors import ConfigurationError
 
-API_KEY_VARIABLES = ("HF_DYNASOR_BACKEND_API_KEY", "OPENAI_API_KEY")
-"""Looked at in this order where no key is given."""
+API_KEY_VARIABLE = "HF_DYNASOR_BACKEND_API_KEY"
+"""Where the key is looked for if none is given."""
+OPENAI_HOST, OPENAI_VARIABLE = "api.openai.com", "OPENAI_API_KEY"
+"""OpenAI's own key is shown to OpenAI alone, however many other servers are asked with it set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ def read_address(url: str, api_key: str | None = None) -> Address:
 
     Args:
         url: `http://HOST:PORT/v1` or `https://…/v1`.
-        api_key: `None` takes the first of `API_KEY_VARIABLES` that is set.
+        api_key: `None` takes it from the variable `API_KEY_VARIABLE`, for OpenAI's own host else from its variable.
 
     Raises:
         ConfigurationError: The address is none, holds a key or a query, or does not end in `/v1`.
@@ -61,7 +63,7 @@ def read_address(url: str, api_key: str | None = None) -> Address:
     if parts.username or parts.password:
         raise ConfigurationError(
             f"Got a backend with a name or password before {parts.hostname!r}, where logs would show it. Expected a "
-            f"plain address; a key belongs into the variable {API_KEY_VARIABLES[0]}."
+            f"plain address; a key belongs into the variable {API_KEY_VARIABLE}."
         )
     if parts.query or parts.fragment:
         raise ConfigurationError(
@@ -73,7 +75,9 @@ def read_address(url: str, api_key: str | None = None) -> Address:
             f"Got the backend {url!r} but expected the address of the API, which ends in /v1: "
             f"{parts.scheme}://{parts.netloc}{_drop_route(path)}/v1."
         )
-    return Address(base_url=f"{parts.scheme}://{parts.netloc}{path}", api_key=api_key or _find_key())
+    return Address(
+        base_url=f"{parts.scheme}://{parts.netloc}{path}", api_key=api_key or _find_key(parts.hostname)
+    )
 
 
 def _split(url: str) -> _Parts:
@@ -113,5 +117,6 @@ def _fix(url: str) -> str:
     return f"http://{url.strip('/').removesuffix('/v1')}/v1" if is_bare else "http://127.0.0.1:8000/v1"
 
 
-def _find_key() -> str | None:
-    return next((key for name in API_KEY_VARIABLES if (key := os.environ.get(name))), None)
+def _find_key(host: str) -> str | None:
+    own = os.environ.get(OPENAI_VARIABLE) if host == OPENAI_HOST else None
+    return os.environ.get(API_KEY_VARIABLE) or own

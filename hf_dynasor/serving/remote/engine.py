@@ -66,7 +66,7 @@ class RemoteEngine:
             it prompts go as token ids where the server takes them, and chains can go on from what was generated. `auto`
             has the server encode where it can (vLLM, our own), and looks for the server's own name of the model else;
             `None` does without.
-        api_key: `None` takes it from the environment, see `API_KEY_VARIABLES`.
+        api_key: `None` takes it from the environment, see `API_KEY_VARIABLE`.
         reward: Answers `Score` requests; a `RemoteReward` or one in this process, or what chooses it once the server
             is known.
         max_in_flight: Most requests at the server at once; the others wait here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 import uuid
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 ATTEMPT_HEADER = "X-HF-Dynasor-Attempt"
 """Names a request and counts how often it was sent, for logs of proxies."""
+MAX_ANSWER_BYTES = 64 * 2**20
 _DRAIN_S = 1.0
 """Seconds for a stream that said its last word to end, so that its connection can be used again."""
 
@@ -176,7 +178,7 @@ class Exchange:
                 if "text/event-stream" in reply.headers.get("content-type", ""):
                     await self._read_stream(reply, received, track, tell)
                 else:
-                    self._read_whole(await reply.aread(), received, track, tell)
+                    self._read_whole(await _read_bounded(reply), received, track, tell)
         except (httpx.HTTPError, httpx.StreamError) as error:
             if received.reason is None:  # else it was answered before the connection broke
                 raise _explain(error, self._address.base_url) from None
@@ -188,7 +190,7 @@ class Exchange:
 
     async def _check_status(self, reply: httpx.Response) -> None:
         if reply.status_code >= 300:
-            text = (await reply.aread()).decode("utf-8", "replace")
+            text = (await _read_bounded(reply)).decode("utf-8", "replace")
             raise read_status(
                 reply.status_code, reply.headers, text, self._address.base_url, now=self._wall_time()
             )
@@ -227,9 +229,9 @@ class Exchange:
 
     async def _ask_once(self, url: str, body: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            reply = await self._client.post(url, json=body)
-            await self._check_status(reply)
-            answer = reply.json()
+            async with self._client.stream("POST", url, json=body) as reply:
+                await self._check_status(reply)
+                answer = json.loads(await _read_bounded(reply))
         except httpx.HTTPError as error:
             raise _explain(error, self._address.base_url) from None
         except ValueError:
@@ -254,6 +256,17 @@ def _close_report(failure: RemoteFailure, num_attempts: int) -> RemoteFailure:
         is_unreachable=failure.is_unreachable,
         status=failure.status,
     )
+
+
+async def _read_bounded(reply: httpx.Response) -> bytes:
+    """An answer that is no stream; what is longer than any such answer is cut, and then read as one that was."""
+    parts, size = [], 0
+    async for part in reply.aiter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_ANSWER_BYTES:
+            break
+    return b"".join(parts)
 
 
 async def _drain(stream: Any) -> None:

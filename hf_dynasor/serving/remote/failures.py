@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from hf_dynasor.serving.remote.address import API_KEY_VARIABLES
+from hf_dynasor.serving.remote.address import API_KEY_VARIABLE
 
 MAX_QUOTED = 300
 
@@ -99,7 +99,9 @@ def read_status(status: int, headers: httpx.Headers, body: str, url: str, now: f
             f"The backend {url} redirects to {where}. Name that address (with /v1).", status=status
         )
     if status in (401, 403):
-        message = f"The backend {url} refuses the API key ({status}): {said} Set {API_KEY_VARIABLES[0]}, or api_key."
+        message = (
+            f"The backend {url} refuses the API key ({status}): {said} Set {API_KEY_VARIABLE}, or api_key."
+        )
         return RemoteFailure(message, status=status)
     is_transient = is_transient_status(status)
     return RemoteFailure(

@@ -5,6 +5,7 @@ A prompt's beginning stays the same over the wire when more is added to it, so t
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeAlias
@@ -103,6 +104,7 @@ class ServerWriter:
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[Segment, bool], tuple[int, ...]] = OrderedDict()
+        self._lock = asyncio.Lock()  # requests that arrive together ask once
 
     @property
     def describes(self) -> str:
@@ -124,16 +126,20 @@ class ServerWriter:
         if isinstance(segment, TokenIds):
             return segment.ids
         key = (segment, is_first)
-        if key not in self._known:
-            answer = await ask("/tokenize", _shape_tokenize(segment, is_first))
-            try:
-                self._known[key] = tuple(int(token_id) for token_id in answer["tokens"])
-            except (KeyError, TypeError, ValueError):
-                raise broken(f"The server's /tokenize answered {str(answer)[:100]!r}.") from None
-            if len(self._known) > MAX_REMEMBERED:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
-        return self._known[key]
+        async with self._lock:
+            if key not in self._known:
+                self._known[key] = _read_tokens(await ask("/tokenize", _shape_tokenize(segment, is_first)))
+                if len(self._known) > MAX_REMEMBERED:
+                    self._known.popitem(last=False)
+            self._known.move_to_end(key)
+            return self._known[key]
+
+
+def _read_tokens(answer: Mapping[str, Any]) -> tuple[int, ...]:
+    try:
+        return tuple(int(token_id) for token_id in answer["tokens"])
+    except (KeyError, TypeError, ValueError):
+        raise broken(f"The server's /tokenize answered {str(answer)[:100]!r}.") from None
 
 
 def _shape_tokenize(segment: str | Chat, is_first: bool) -> dict[str, Any]:

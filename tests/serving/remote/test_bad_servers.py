@@ -56,6 +56,14 @@ def test_addresses_that_work(url):
     assert "k" not in repr(address).replace("api_key", "")
 
 
+def test_openai_s_key_is_shown_to_openai_alone(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "theirs")
+    assert read_address("https://api.openai.com/v1").api_key == "theirs"
+    assert read_address("http://127.0.0.1:8000/v1").api_key is None
+    monkeypatch.setenv("HF_DYNASOR_BACKEND_API_KEY", "ours")
+    assert read_address("https://api.openai.com/v1").api_key == "ours"
+
+
 def test_a_server_that_is_down_is_named_at_once():
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))

@@ -358,6 +358,18 @@ def test_a_longer_prompt_begins_with_the_shorter_one_over_the_wire():
     assert [body["_path"] for body in server.bodies].count("/tokenize") == 2
 
 
+def test_requests_that_arrive_together_have_their_prompt_encoded_once():
+    def reply(body, request):
+        if request.url.path == "/tokenize":
+            return httpx.Response(200, json={"tokens": [1, 2]})
+        return WHOLE
+
+    server = serve(reply, routes=("/tokenize", "/v1/completions"))
+    with server.open(tokenizer="auto") as engine:
+        complete(engine, *(ask(CHAT, f"r{number}") for number in range(8)))
+    assert [body["_path"] for body in server.bodies].count("/tokenize") == 1
+
+
 def test_a_conversation_goes_as_one_where_no_tokenizer_is_at_hand():
     server = serve(encode({"choices": [{"delta": {"content": "5"}, "finish_reason": "stop"}]}, usage()))
     turns = (Message(role="system", content="s"), Message(role="user", content="q"))
