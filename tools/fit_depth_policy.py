@@ -24,13 +24,15 @@ from hf_dynasor.scheduler.depth_evidence import EvidenceExit
 from hf_dynasor.scheduler.policy_file import PolicyFile
 
 RANGES: Mapping[str, tuple[float, float]] = {
-    "threshold": (6.0, 10.0),
-    "carry": (0.2, 0.8),
-    "apart": (50.0, 400.0),
-    "support": (1.0, 3.0),
-    "least": (2.0, 4.0),
-    "caution": (0.0, 3.0),
-    "give_up": (0.55, 0.8),
+    "threshold": (7.0, 10.5),
+    "carry": (0.3, 0.8),
+    "apart": (50.0, 300.0),
+    "support": (1.8, 2.8),
+    "least": (1.4, 3.0),
+    "caution": (0.0, 5.0),
+    "fall": (0.0, 3.5),
+    "promising": (2.2, 3.6),
+    "spacing": (0.0, 0.08),
 }
 NUM_NEAREST = 12
 

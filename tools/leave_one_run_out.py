@@ -17,7 +17,7 @@ from hf_dynasor.evaluation.traces import DepthTrace, read_traces
 from hf_dynasor.scheduler.depth import ConfidenceExit, DepthPolicy
 from hf_dynasor.scheduler.depth_evidence import EvidenceExit
 
-THRESHOLDS = (6, 7, 7.5, 8, 8.5, 9, 9.5, 10, 11, 12)
+THRESHOLDS = (6, 7, 7.5, 8, 8.25, 8.5, 9, 9.5, 10, 11, 12, 14)
 FAMILIES: Mapping[str, Sequence[DepthPolicy]] = {
     "gives up at 0.6": [EvidenceExit(threshold=value, give_up=0.6) for value in THRESHOLDS],
     "gives up at 0.8": [EvidenceExit(threshold=value, give_up=0.8) for value in THRESHOLDS],
@@ -38,10 +38,12 @@ def main() -> None:
     """Replay everything once, then leave out one run after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("traces", nargs="+", metavar="TRACES", help="at least two runs")
-    runs = {path: read_traces([path]).depth() for path in parser.parse_args().traces}
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="which ways")
+    options = parser.parse_args()
+    runs = {path: read_traces([path]).depth() for path in options.traces}
     if len(runs) < 2:
         raise InputError(f"Got {len(runs)} run but expected at least two: one is left out.")
-    for family, policies in FAMILIES.items():
+    for family, policies in ((name, FAMILIES[name]) for name in options.families):
         counts = [{run: count(traces, policy) for run, traces in runs.items()} for policy in policies]
         total: Counts = (0, 0, 0, 0)
         for left_out, traces in runs.items():

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from hf_dynasor.errors import InputError
 from hf_dynasor.evaluation.calibrate import (
@@ -21,6 +22,7 @@ from hf_dynasor.evaluation.calibration_evidence import Evidence, ReplayedSetting
 from hf_dynasor.evaluation.calibration_grids import list_settings
 from hf_dynasor.evaluation.drift import DriftReport, check_drift
 from hf_dynasor.evaluation.policy_specs import PolicySpec
+from hf_dynasor.evaluation.replay_chains import read_cap
 from hf_dynasor.evaluation.replay_rules import EXIT_STYLE, RULES
 from hf_dynasor.evaluation.replay_width_depth import DEFAULT_BUDGET
 from hf_dynasor.evaluation.replayed import ReplayedQuestion
@@ -178,7 +180,8 @@ def find_budget(traces: OpenTraces, options: ReplayOptions) -> int | None:
     if options.budget is not None or traces.kind == "depth":
         return options.budget
     if traces.recorded is None:
-        budgets = {trace.budget for trace in traces.programs}
+        count = read_cap if choose_rule(traces) is not None else attrgetter("budget")
+        budgets = {count(trace) for trace in traces.programs}
     elif traces.kind == "samples":
         budgets = {len(trace.samples) for trace in traces.recorded.samples()}
     elif options.program == "self_consistency":

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
-from hf_dynasor.core import Request, RequestKey
+from hf_dynasor.core import FinishReason, Generate, Request, RequestKey
 from hf_dynasor.drivers import run
 from hf_dynasor.engine import Ability, Sink
 from hf_dynasor.errors import ConfigurationError, InputError
@@ -34,14 +34,16 @@ class ReplayEngine:
 
     Args:
         completions: What each request was sent when it was recorded.
+        last: Of a text that was generated piece by piece, the request of its last piece.
 
     Raises:
         InputError: From `submit`: a request is not in the record, or continues another prompt than the
             recorded one. Then the program does not act as it did, and a replay would be wrong.
     """
 
-    def __init__(self, completions: Mapping[str, RecordedCompletion]) -> None:
+    def __init__(self, completions: Mapping[str, RecordedCompletion], *, last: str | None = None) -> None:
         self._completions = completions
+        self._last = last
 
     @property
     def name(self) -> str:
@@ -80,7 +82,24 @@ class ReplayEngine:
                 f"Request {name!r} is not the recorded one: it continues another prompt. A tree whose shape depends "
                 "on the grants can only be replayed under the grants that it was recorded with."
             )
+        if isinstance(request, Generate) and not self._fits(found, request):
+            raise InputError(
+                f"Request {name!r} was recorded with another end: it has {len(found.token_ids)} tokens and ended with "
+                f"{found.finish_reason.value!r}, but at most {request.sampling.max_new_tokens} are asked for now"
+                f"{', up to ' + repr(request.sampling.stop) if request.sampling.stop else ''}. Replay it with the budget "
+                "that it was recorded with, and a chain under a rule that reads at the same places."
+            )
         return found
+
+    def _fits(self, found: RecordedCompletion, request: Generate) -> bool:
+        """Whether a completion can be the answer to this request: no longer than it, ended for a reason that it gives."""
+        limit, count = request.sampling.max_new_tokens, len(found.token_ids)
+        if found.finish_reason is FinishReason.LENGTH and count < limit:
+            # The context may end a text early, but only its last piece; a piece that goes on was cut at its own limit.
+            return self._last in (None, found.request_id)
+        return count <= limit and (
+            found.finish_reason is not FinishReason.STOP or bool(request.sampling.stop)
+        )
 
 
 def replay_programs(

@@ -62,6 +62,11 @@ def fill_parameters(
     return filled
 
 
+def read_cap(trace: ProgramTrace) -> int:
+    """Most tokens that a recorded chain was allowed; it may have ended before them."""
+    return int(trace.recipe.get("budget") or trace.budget)
+
+
 def replay_chains(
     traces: Sequence[ProgramTrace], name: str, parameters: Mapping[str, Any], *, budget: int | None = None
 ) -> list[ReplayedQuestion]:
@@ -78,7 +83,7 @@ def replay_chains(
         InputError: The rule asks where the record was not asked.
     """
     rule = {"name": name, "parameters": fill_parameters(name, parameters, traces)}
-    return [_replay(trace, rule, budget or trace.budget) for trace in traces]
+    return [_replay(trace, rule, budget or read_cap(trace)) for trace in traces]
 
 
 def _replay(trace: ProgramTrace, rule: Mapping[str, Any], budget: int) -> ReplayedQuestion:
@@ -106,4 +111,6 @@ def _run(trace: ProgramTrace, budget: int, **changes: Any) -> Answer:
     recipe = read_recipe(trace, Even(), budget)
     options = {name: value for name, value in recipe.program_options.items() if name not in _AFTER_A_STOP}
     program, policy = replace(recipe, program_options=options | changes).build(trace.question, label=trace.id)
-    return run(program, ReplayEngine({item.request_id: item for item in trace.completions}), policy)
+    completions = {item.request_id: item for item in trace.completions}
+    pieces = [item.request_id for item in trace.completions if item.kind == "generate"]
+    return run(program, ReplayEngine(completions, last=pieces[-1] if pieces else None), policy)

@@ -17,6 +17,7 @@ from hf_dynasor.scheduler.calibration_certificate import (
     read_certificate,
 )
 from hf_dynasor.scheduler.policy_file import SCHEMA, PolicyFile, load_policy, parse_policy
+from hf_dynasor.stopping import AccumulatedEvidence, resolve_policy
 
 CERTIFICATE = Certificate(
     risk=0.02,
@@ -169,6 +170,27 @@ def test_a_recipe_takes_a_file(tmp_path):
     recipe = Recipe(policy=str(tmp_path / "policy.json"), budget=10)
     (tmp_path / "policy.json").unlink()  # read once, so a recipe stays what it was
     assert recipe.build("What is 2+2?")[1] == StaticThreshold(detect_at=5, thresholds=Thresholds(entropy=0.7))
+
+
+def test_a_depth_policy_becomes_the_rule_of_a_chain(tmp_path):
+    path = str(tmp_path / "depth.json")
+    file = PolicyFile(
+        kind="depth", name="evidence", parameters={"threshold": 9.5}, exit="paste", suffix="short"
+    )
+    file.save(path)
+    recipe = Recipe(program="chain_of_thought", policy=path)
+    program, policy = recipe.build("What is 2+2?")
+    assert (policy.name, program.settings.exit, program.settings.suffix) == ("even", "probe", "short")
+    assert program.settings.rule == AccumulatedEvidence(threshold=9.5) == resolve_policy(path).rule
+    assert json.loads(json.dumps(recipe.program_options)) == recipe.program_options
+    dataclasses.replace(file, exit="answer", closing="boxed").save(path)
+    settings = Recipe(program="chain_of_thought", policy=path).build("What is 2+2?")[0].settings
+    assert (settings.exit, settings.closing) == ("answer", "boxed")
+    with pytest.raises(ConfigurationError, match=r"'rule' and .*, which says it too"):
+        Recipe(program="chain_of_thought", policy=path, program_options={"rule": "mid"})
+    dataclasses.replace(file, exit="stop").save(path)
+    with pytest.raises(ConfigurationError, match="leaves a chain without an answer"):
+        Recipe(program="chain_of_thought", policy=path)
 
 
 def test_a_recipe_refuses_files_that_it_cannot_follow(tmp_path):
