@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_dynasor.certaindex import Certaindex
-from hf_dynasor.scheduler import SCHEDULING_POLICIES
+from hf_dynasor.scheduler import SCHEDULING_POLICIES, make_scheduling_policy
 from tests.scheduler.kit import Driver, key
 from tests.scheduler.test_scheduling_shell import check_budgets, check_conserved, make_scheduler
 
@@ -193,3 +193,37 @@ def test_programs_that_were_raised_are_counted_once_each():
     assert driver.scheduler.num_raised == 0
     driver.run()
     assert driver.scheduler.num_raised == 2
+
+
+class CountingPolicy:
+    """Counts how many ranks are made."""
+
+    def __init__(self, inner):
+        self.inner, self.num_ranks = inner, 0
+        self.name, self.ranks_requests, self.is_preemptive = (
+            inner.name,
+            inner.ranks_requests,
+            inner.is_preemptive,
+        )
+
+    def rank(self, program, request, now):
+        self.num_ranks += 1
+        return self.inner.rank(program, request, now)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_event_makes_as_many_ranks_with_5000_waiting_programs_as_with_50(policy):
+    """Once what a kind tells has settled: it is told anew after 32 and after 64 ends, and all ranks with it."""
+    counts = []
+    for num_waiting in (100, 5000):
+        counting = CountingPolicy(make_scheduling_policy(policy))
+        driver = Driver(make_scheduler(counting, max_requests=2))
+        for index in range(num_waiting):
+            driver.submit(index, [2])
+        for _ in range(40):
+            driver.step()
+        before = counting.num_ranks
+        for _ in range(10):
+            driver.step()
+        counts.append(counting.num_ranks - before)
+    assert counts[0] == counts[1] <= 60

@@ -18,7 +18,7 @@ from hf_dynasor.scheduler import (
     Scheduler,
     make_scheduling_policy,
 )
-from hf_dynasor.scheduler.policies import GangSjf, Sjf
+from hf_dynasor.scheduler.policies import GangSjf
 from tests.scheduler.kit import Driver, key, list_order, make_limits
 
 POLICIES = sorted(SCHEDULING_POLICIES)
@@ -190,78 +190,6 @@ def test_without_ageing_the_same_adversary_starves_the_victim():
     assert "victim" not in driver.started
 
 
-@pytest.mark.parametrize("end", ["program_finished", "cancelled"])
-def test_memory_of_a_program_that_ends_is_free_at_once(end):
-    driver = Driver(make_scheduler("gang", num_blocks=120, max_requests=4))
-    driver.submit("b", [20, 20], prompt=8)
-    driver.step()
-    alone = driver.scheduler.num_blocks_used
-    driver.submit("a", [20, 20], prompt=8)
-    driver.step()
-    scheduler = driver.scheduler
-    assert scheduler.num_blocks_used > alone
-    if end == "cancelled":
-        for index in (0, 1):
-            scheduler.cancelled(key("a", index), driver.now)
-    gone = scheduler.program_finished("a", driver.now)
-    assert len(gone) == (2 if end == "program_finished" else 0)
-    assert scheduler.num_blocks_used == alone
-    assert {item.program_id for item in scheduler.plan_step(driver.now).decode} == {"b"}
-
-
-def test_under_pressure_a_program_without_requests_loses_its_prompt_first():
-    driver = Driver(make_scheduler("gang", num_blocks=10, headroom_steps=0))
-    driver.submit("idle", [1], prompt=16, planned_units=5)
-    driver.open["idle"] = 99  # it will ask for more later, so it does not end
-    driver.step()
-    driver.step()
-    assert driver.scheduler.num_blocks_used == 4
-    driver.submit("next", [8], prompt=24)
-    plan = driver.step()
-    assert plan.evicted == ("idle",)
-    assert plan.started == (key("next", 0),)
-    driver.run()
-    driver.submit_request("idle", 1, 3, prompt=16)
-    assert driver.step().num_prefill_tokens == 16  # its prompt is computed again
-
-
-def test_a_prompt_that_stays_in_memory_is_not_computed_again():
-    driver = Driver(make_scheduler("gang"))
-    driver.submit("a", [1, 1], prompt=10, planned_units=3)
-    driver.open["a"] = 3
-    assert driver.step().num_prefill_tokens == 10 + 2  # the second branch shares the two whole blocks
-    driver.submit_request("a", 2, 1, prompt=10)
-    assert driver.step().num_prefill_tokens == 2
-
-
-def test_a_request_that_loses_its_memory_computes_what_it_had_again():
-    driver = Driver(make_scheduler("fcfs", num_blocks=8, max_requests=2, headroom_steps=0))
-    driver.submit("a", [16], prompt=4)
-    driver.submit("b", [16], prompt=4)
-    driver.run()
-    dropped = [item for plan in driver.plans for item in plan.dropped]
-    assert set(dropped) == {key("b", 0)}
-    again = [chunk for plan in driver.plans for chunk in plan.prefill if chunk.key == key("b", 0)]
-    assert [chunk.num_tokens for chunk in again[:2]] == [4, 13]  # its prompt is still there
-    assert len(again) == 1 + len(dropped)
-    assert set(driver.finished) == {"a", "b"}
-
-
-def test_a_preempted_request_keeps_its_memory_and_goes_on_without_its_prompt():
-    driver = Driver(make_scheduler(Sjf(), max_requests=1))
-    driver.submit("long", [40], planned_units=9)
-    driver.step()
-    driver.step()
-    driver.submit("short", [2])
-    plan = driver.step()
-    assert plan.paused == (key("long", 0),)
-    assert plan.started == (key("short", 0),)
-    driver.run()
-    assert driver.finished["short"] < driver.finished["long"]
-    chunks = [chunk for plan in driver.plans for chunk in plan.prefill if chunk.key == key("long", 0)]
-    assert len(chunks) == 1
-
-
 def test_long_prompts_are_computed_in_parts_within_the_token_budget():
     driver = Driver(make_scheduler("fcfs", max_tokens=8, max_requests=4), (check_budgets,))
     driver.submit("a", [2], prompt=20)
@@ -284,51 +212,6 @@ def make_golden(policy):
     names = ("started", "paused", "dropped", "evicted")
     kept = [[step, {name: row[name] for name in names if name in row}] for step, row in rows]
     return [[step, row] for step, row in kept if row]
-
-
-def test_headroom_keeps_requests_from_starting_only_to_lose_their_memory():
-    counts = {}
-    for headroom in (0, 16):
-        driver = Driver(make_scheduler("fcfs", num_blocks=8, max_requests=2, headroom_steps=headroom))
-        driver.submit("a", [16], prompt=4)
-        driver.submit("b", [16], prompt=4)
-        driver.run()
-        counts[headroom] = sum(len(plan.dropped) for plan in driver.plans)
-    assert counts[16] == 0 < counts[0]
-
-
-class CountingPolicy:
-    """Counts how many ranks are made."""
-
-    def __init__(self, inner):
-        self.inner, self.num_ranks = inner, 0
-        self.name, self.ranks_requests, self.is_preemptive = (
-            inner.name,
-            inner.ranks_requests,
-            inner.is_preemptive,
-        )
-
-    def rank(self, program, request, now):
-        self.num_ranks += 1
-        return self.inner.rank(program, request, now)
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_an_event_makes_as_many_ranks_with_5000_waiting_programs_as_with_50(policy):
-    """Once what a kind tells has settled: it is told anew after 32 and after 64 ends, and all ranks with it."""
-    counts = []
-    for num_waiting in (100, 5000):
-        counting = CountingPolicy(make_scheduling_policy(policy))
-        driver = Driver(make_scheduler(counting, max_requests=2))
-        for index in range(num_waiting):
-            driver.submit(index, [2])
-        for _ in range(40):
-            driver.step()
-        before = counting.num_ranks
-        for _ in range(10):
-            driver.step()
-        counts.append(counting.num_ranks - before)
-    assert counts[0] == counts[1] <= 60
 
 
 def test_a_plan_is_the_same_object_until_something_happens():

@@ -11,38 +11,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_dynasor.certaindex import Thresholds
-from hf_dynasor.core import RequestKey
 from hf_dynasor.errors import ConfigurationError, InputError
 from hf_dynasor.scheduler import (
     SCHEDULING_POLICIES,
     Ageing,
     Even,
     Limits,
-    ProgramSpec,
-    RequestSpec,
-    Scheduler,
     StaticThreshold,
     make_scheduling_policy,
 )
 from hf_dynasor.scheduler.simulate import (
     LARGE_MODEL,
-    Bursts,
     EngineModel,
     Poisson,
-    RecordedArrivals,
     RecordedBranch,
     RecordedQuestion,
     Simulation,
-    StepRow,
     Workload,
     at_once,
-    fit_engine,
     quantile,
-    read_step_rows,
     read_workload,
     write_workload,
 )
 from hf_dynasor.scheduler.simulate.programs import SimulatedProgram, replay_allocation
+from tests.scheduler.step_by_step import run_step_by_step
 
 MILLISECOND_STEPS = EngineModel(base=0.001)
 POLICIES = sorted(SCHEDULING_POLICIES)
@@ -98,72 +90,6 @@ def test_two_slots_two_programs_gang_takes_6_5_ms():
             assert result.mean_latency == pytest.approx(0.0065)
             return
     raise AssertionError("No seed puts P1 first.")
-
-
-def run_step_by_step(simulation):
-    """The same programs on the same scheduler, one step at a time, with a clock that adds up each step."""
-    rng = random.Random(f"{simulation.seed}/arrivals")
-    times = simulation.arrivals.draw(simulation.num_programs, rng)
-    order = random.Random(f"{simulation.seed}/questions")
-    count, drawn = len(simulation.workload.questions), []
-    while len(drawn) < len(times):
-        drawn.extend(order.sample(range(count), count))
-    from hf_dynasor.scheduler.estimates import WorkEstimator
-
-    scheduler = Scheduler(
-        simulation.scheduling,
-        limits=simulation.limits,
-        ageing=simulation.ageing,
-        estimator=WorkEstimator(prior_tokens=simulation.workload.mean_branch_tokens),
-    )
-    programs, ends, now, arrived = {}, {}, 0.0, 0
-
-    def submit(name, indices, time):
-        program = programs[name]
-        for index in indices:
-            request = RequestSpec(
-                key=RequestKey(program_id=name, request_id=str(index)),
-                prompt_tokens=program.question.prompt_tokens,
-                max_tokens=program.branches[index].num_tokens,
-            )
-            scheduler.submitted(request, time)
-
-    while len(ends) < len(times):
-        while arrived < len(times) and times[arrived] <= now:
-            question = simulation.workload.questions[drawn[arrived]]
-            branches = random.Random(f"{simulation.seed}/{arrived}").sample(
-                question.branches, simulation.workload.budget
-            )
-            name, time = str(arrived), times[arrived]
-            programs[name] = SimulatedProgram(question, branches, simulation.allocation, "samples")
-            deadline = time + simulation.slo_scale * question.difficulty * simulation.slo_base
-            scheduler.program_submitted(
-                ProgramSpec(program_id=name, kind="random", planned_units=len(branches), deadline=deadline),
-                time,
-            )
-            submit(name, programs[name].ask(), time)
-            arrived += 1
-        plan = scheduler.plan_step(now)
-        if plan.is_empty:
-            now = times[arrived]
-            continue
-        context = scheduler.num_context_tokens
-        now += simulation.engine.time_step(len(plan.decode), context, plan.num_prefill_tokens)
-        scheduler.advance()
-        ran = [*plan.decode, *(chunk.key for chunk in plan.prefill if chunk.is_last)]
-        for key in ran:
-            program = programs[key.program_id]
-            if scheduler.count_generated(key) < program.branches[int(key.request_id)].num_tokens:
-                continue
-            scheduler.finished(key, now)
-            if program.note_finished(int(key.request_id)):
-                scheduler.certaindex_updated(key.program_id, program.certaindex, now)
-                if indices := program.ask():
-                    submit(key.program_id, indices, now)
-                else:
-                    scheduler.program_finished(key.program_id, now)
-                    ends[key.program_id] = now
-    return [ends[str(index)] for index in range(len(times))]
 
 
 @pytest.mark.parametrize("policy", [name for name in POLICIES if name != "deadline"])
@@ -250,83 +176,6 @@ def test_the_oracle_beats_the_estimate_on_programs_of_very_different_length():
     first = make_simulation(workload, "fcfs", **options).run()
     assert oracle.mean_latency < 0.8 * first.mean_latency
     assert oracle.mean_latency < blind.mean_latency
-
-
-def test_arrivals_have_their_rates():
-    for arrivals in (Poisson(rate=4.0), Bursts(rate=4.0, size=5)):
-        times = arrivals.draw(4000, random.Random(0))
-        assert times == sorted(times)
-        assert times[-1] == pytest.approx(1000, rel=0.1)
-    assert len(set(Bursts(rate=1.0, size=5).draw(20, random.Random(0)))) == 4
-    assert RecordedArrivals(times=(0.0, 2.0, 3.0)).draw(2, random.Random(0)) == [0.0, 2.0]
-
-
-def test_poisson_at_another_rate_is_the_same_sequence_scaled():
-    slow, fast = (Poisson(rate=rate).draw(9, random.Random(1)) for rate in (1.0, 4.0))
-    assert [time / 4 for time in slow] == pytest.approx(fast)
-
-
-@given(
-    batch=st.integers(1, 300),
-    context=st.integers(0, 10**6),
-    seconds=st.floats(0, 1000),
-    per_context=st.sampled_from([0.0, 1e-9, 1e-6]),
-)
-def test_steps_until_a_time_are_the_fewest_that_reach_it(batch, context, seconds, per_context):
-    model = EngineModel(base=0.01, per_request=1e-4, per_context=per_context, free_requests=8)
-    steps = model.count_steps(batch, context, seconds, 10**7)
-    assert model.time_steps(batch, context, steps) >= seconds * (1 - 1e-9)
-    if steps > 1:
-        assert model.time_steps(batch, context, steps - 1) < seconds * (1 + 1e-9)
-    single = sum(model.time_step(batch, context + batch * step) for step in range(20))
-    assert model.time_steps(batch, context, 20) == pytest.approx(single)
-
-
-@pytest.mark.parametrize("knee", [0, 16])
-def test_a_fit_finds_the_costs_that_the_steps_were_made_with(knee):
-    true = EngineModel(base=0.02, per_request=3e-4, per_context=2e-7, per_prefill=5e-5, free_requests=knee)
-    rng = random.Random(0)
-    rows = []
-    for _ in range(80):
-        num_requests, context, prompt = rng.randint(1, 128), rng.randint(0, 90_000), rng.choice([0, 0, 300])
-        seconds = true.time_step(num_requests, context, prompt) * rng.uniform(0.98, 1.02)
-        rows.append(
-            StepRow(
-                num_requests=num_requests,
-                num_context_tokens=context,
-                num_prefill_tokens=prompt,
-                seconds=seconds,
-            )
-        )
-    fit = fit_engine(rows)
-    assert fit.model.free_requests == knee
-    assert fit.mean_error < 0.02
-    for name in ("base", "per_request", "per_context", "per_prefill"):
-        assert getattr(fit.model, name) == pytest.approx(getattr(true, name), rel=0.1), name
-
-
-def test_a_fit_never_has_a_negative_cost():
-    rows = [
-        StepRow(num_requests=n, num_context_tokens=0, num_prefill_tokens=0, seconds=0.05 - 1e-4 * n)
-        for n in range(1, 20)
-    ]
-    model = fit_engine(rows, saturating=False).model
-    assert model.per_request == 0.0
-    assert model.base == pytest.approx(0.049, rel=0.02)
-
-
-def test_steps_are_read_from_a_file(tmp_path):
-    row = {"num_requests": 2, "num_context_tokens": 9, "num_prefill_tokens": 0, "seconds": 0.5}
-    path = tmp_path / "steps.jsonl"
-    path.write_text(json.dumps(row) + "\n\n")
-    assert read_step_rows(path) == [StepRow(**row)]
-    path.write_text('{"requests": 2}\n')
-    with pytest.raises(InputError, match="no file of measured steps"):
-        read_step_rows(path)
-    with pytest.raises(InputError, match="Cannot read"):
-        read_step_rows(tmp_path / "missing.jsonl")
-    with pytest.raises(InputError, match="at least 8"):
-        fit_engine([StepRow(**row)])
 
 
 def test_a_workload_survives_its_file(tmp_path):
