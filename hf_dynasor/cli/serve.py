@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -68,6 +69,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
         from hf_dynasor.serving.http.job_store import SqliteJobStore
         from hf_dynasor.serving.http.run import run_server
         from hf_dynasor.serving.http.settings import ServerSettings
+        from hf_dynasor.serving.http.tracing_setup import open_tracer
     except ImportError as error:
         raise MissingExtraError(
             f"The server needs the package {error.name!r}: pip install 'hf-dynasor[serve]'."
@@ -89,9 +91,11 @@ def run_serve(arguments: argparse.Namespace) -> int:
     store = SqliteJobStore(arguments.job_store or ":memory:")
     states: list[Any] = []
     engine = _make_engine(loaded, arguments, settings.restart_delay_s, states)
+    stack = ExitStack()
     try:
         model = ServedModel(loaded, settings.model_name or name, int(time.time()), capacity)
-        app = create_app(engine, model, settings, store=store)
+        tracer = stack.enter_context(open_tracer())
+        app = create_app(engine, model, settings, store=store, tracer=tracer)
         states.append(app.state)
         with ending_with_group(engine, group):
             run_server(
@@ -105,6 +109,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
             )
     finally:
         engine.close()
+        stack.close()
     if group is not None:
         group.leave()
     return 0

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -46,6 +46,9 @@ from hf_dynasor.serving.http.state import ServerState
 from hf_dynasor.serving.http.terms import read_tenant
 from hf_dynasor.serving.http.watching import until_disconnect
 
+if TYPE_CHECKING:
+    from hf_dynasor.serving.http.tracing import Tracer
+
 
 def create_app(
     engine: Engine,
@@ -53,6 +56,7 @@ def create_app(
     settings: ServerSettings | None = None,
     *,
     store: JobStore | None = None,
+    tracer: Tracer | None = None,
     clock: Clock | None = None,
     wall_time: Callable[[], float] = time.time,
 ) -> FastAPI:
@@ -63,6 +67,7 @@ def create_app(
         model: What is served.
         settings: Limits and defaults.
         store: Where programs of `/v1/programs` are kept; by default in memory. The app closes it.
+        tracer: Makes spans; without one there are none.
         clock: For limits and measurements.
         wall_time: Unix seconds, for the times in answers.
     """
@@ -78,6 +83,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state = app.state.server = make_state(engine, model, settings, clock)
+        state.tracer = tracer
         app.state.jobs = JobRunner(
             jobs,
             partial(run_job, state, wall_time=wall_time),
@@ -92,7 +98,7 @@ def create_app(
 
     app = FastAPI(title="hf_dynasor", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.wall_time = wall_time
-    _add_middleware(app, settings, clock)
+    _add_middleware(app, settings, clock, tracer)
     _add_error_handlers(app)
     _add_openai_routes(app)
     add_responses(app, responses)
@@ -124,7 +130,9 @@ def make_state(engine: Engine, model: ServedModel, settings: ServerSettings, clo
     )
 
 
-def _add_middleware(app: FastAPI, settings: ServerSettings, clock: Clock) -> None:
+def _add_middleware(
+    app: FastAPI, settings: ServerSettings, clock: Clock, tracer: Tracer | None = None
+) -> None:
     """The last one added sees a request first."""
     app.add_middleware(HeadRequests)
     app.add_middleware(Gate, settings=settings, clock=clock)
@@ -137,6 +145,10 @@ def _add_middleware(app: FastAPI, settings: ServerSettings, clock: Clock) -> Non
             allow_headers=["*"],
             expose_headers=["X-Request-Id"],
         )
+    if tracer is not None:
+        from hf_dynasor.serving.http.tracing import TraceRequests
+
+        app.add_middleware(TraceRequests, tracer=tracer)
     app.add_middleware(RequestIds, clock=clock)
 
 

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from hf_dynasor.core import Cancel, Command, Completion, Event, Request, RequestKey
 from hf_dynasor.engine import Engine
@@ -16,6 +17,9 @@ from hf_dynasor.errors import EngineTimeoutError, HFDynasorError
 from hf_dynasor.program_plan import ProgramPlan, SchedulesPrograms
 from hf_dynasor.serving.http.errors import overloaded
 from hf_dynasor.serving.http.metrics import RequestLife
+
+if TYPE_CHECKING:
+    from hf_dynasor.serving.http.tracing import Tracer
 
 _COLLECT_S = 0.001
 
@@ -65,8 +69,11 @@ class Channel:
     Its queue holds at most the events of its own requests, which their token limits bound.
     """
 
-    def __init__(self, engine: Engine, pump: EventPump, life: RequestLife) -> None:
+    def __init__(
+        self, engine: Engine, pump: EventPump, life: RequestLife, tracer: Tracer | None = None
+    ) -> None:
         self._engine, self._pump = engine, pump
+        self._spans = tracer.watch() if tracer is not None else None
         self.life = life
         self._events: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -91,6 +98,8 @@ class Channel:
         if requests:
             keys = tuple(request.key for request in requests)
             self._in_flight.update(keys)
+            if self._spans is not None:
+                self._spans.begin(requests)
             submission = asyncio.ensure_future(asyncio.to_thread(self._engine.submit, requests, self._take))
             try:
                 await asyncio.shield(submission)
@@ -134,6 +143,8 @@ class Channel:
     def close(self) -> None:
         """Cancel what is still in flight. Safe to call twice."""
         self._is_closed = True
+        if self._spans is not None:
+            self._spans.end()
         if self._in_flight:
             self._engine.cancel(tuple(self._in_flight))
         if self._announced is not None and isinstance(self._engine, SchedulesPrograms):
@@ -150,6 +161,8 @@ class Channel:
     def _put(self, event: Event) -> None:
         if isinstance(event, Completion):
             self._in_flight.discard(event.key)
+            if self._spans is not None:
+                self._spans.end_request(event)
         if not self._is_closed:
             self._events.append(event)
             self._wake()

@@ -75,6 +75,7 @@ class ProgramChat:
                 timeout_s=limit,
                 silence_s=SILENCE_S,
                 terms=self.terms.for_program(self.state.clock.now()),
+                spans=self.state.watch_program(self.program.name, self.id),
             )
             try:
                 yield None  # let in

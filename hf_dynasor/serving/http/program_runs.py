@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_dynasor.answers import extract_answer
 from hf_dynasor.clock import Clock
@@ -17,6 +17,9 @@ from hf_dynasor.paths import PathRecord
 from hf_dynasor.program import ReasoningProgram
 from hf_dynasor.program_plan import ProgramPlan, ProgramTerms, SchedulesPrograms
 
+if TYPE_CHECKING:
+    from hf_dynasor.serving.http.tracing import RunSpans
+
 
 class WatchedEngine:
     """The engine as one program sees it; every event is shown to `notice` on its way.
@@ -25,10 +28,18 @@ class WatchedEngine:
         engine: Does the work, and is closed by whoever made it.
         notice: Called from the engine's thread; must return at once.
         streams: Have everything streamed, so that `notice` hears of each token; the program does not.
+        spans: Where the requests are traced; `None` for nowhere.
     """
 
-    def __init__(self, engine: Engine, notice: Callable[[Event], None], *, streams: bool = False) -> None:
-        self._engine, self._notice, self._streams = engine, notice, streams
+    def __init__(
+        self,
+        engine: Engine,
+        notice: Callable[[Event], None],
+        *,
+        streams: bool = False,
+        spans: RunSpans | None = None,
+    ) -> None:
+        self._engine, self._notice, self._streams, self._spans = engine, notice, streams, spans
 
     @property
     def name(self) -> str:
@@ -62,6 +73,8 @@ class WatchedEngine:
                 replace(request, stream=True) if isinstance(request, Generate) else request
                 for request in requests
             ]
+        if self._spans is not None:
+            self._spans.begin(list(requests))
         self._engine.submit(requests, pass_on)
 
     def cancel(self, keys: Sequence[RequestKey]) -> None:
@@ -140,10 +153,12 @@ async def follow_program(
     silence_s: float,
     progress: Progress | None = None,
     terms: ProgramTerms | None = None,
+    spans: RunSpans | None = None,
 ) -> AsyncGenerator[ProgramEvent | None, None]:
     """Run a program; its events as they come, `None` for each `silence_s` seconds without one.
 
     `terms` tell an engine that schedules programs how this one is to be served.
+    `spans` trace it.
     With `progress` the paths are streamed and told of while they grow, which costs the engine some time.
     Closing the generator cancels the program and its requests.
 
@@ -159,17 +174,21 @@ async def follow_program(
             loop.call_soon_threadsafe(events.put_nowait, ProgramEvent(kind=kind, data=data))
 
     def notice_grant(record: GrantRecord) -> None:
+        if spans is not None:
+            spans.end_grant(record)
         tell("grant", record.to_dict())
 
     def notice(event: Event) -> None:
         if isinstance(event, Completion):
+            if spans is not None:
+                spans.end_request(event)
             if progress is not None:
                 progress.forget(event.key.request_id)
             tell("completion", _describe(event))
         elif progress is not None and (grown := progress.add(event)):
             tell("progress", {"paths": grown})
 
-    watched = WatchedEngine(engine, notice, streams=progress is not None)
+    watched = WatchedEngine(engine, notice, streams=progress is not None, spans=spans)
     task = asyncio.ensure_future(
         asyncio.wait_for(
             arun(program, watched, policy, timeout=timeout_s, on_grant=notice_grant, terms=terms), timeout_s
@@ -188,11 +207,15 @@ async def follow_program(
             elif task.exception() is not None:
                 break
         answer = task.result()
+        if spans is not None:
+            spans.end(answer)
         yield ProgramEvent(kind="answer", data=answer.to_dict(), answer=answer)
     finally:
         if not task.done():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        if spans is not None:
+            spans.end()
 
 
 def find_text(answer: Answer) -> str:

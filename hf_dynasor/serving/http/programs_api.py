@@ -70,6 +70,7 @@ async def run_job(
             silence_s=SILENCE_S,
             progress=Progress(state.clock, PROGRESS_S) if body.stream_paths else None,
             terms=terms.for_program(state.clock.now()),
+            spans=state.watch_program(program.name, job.id),
         )
         try:
             async for event in events:

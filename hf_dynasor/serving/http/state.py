@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hf_dynasor.clock import Clock
 from hf_dynasor.engine import Engine
@@ -18,6 +19,9 @@ from hf_dynasor.serving.http.metrics import Metrics, RequestLife
 from hf_dynasor.serving.http.model_info import ServedModel
 from hf_dynasor.serving.http.settings import ServerSettings
 from hf_dynasor.serving.http.terms import ServingTerms
+
+if TYPE_CHECKING:
+    from hf_dynasor.serving.http.tracing import RunSpans, Tracer
 
 _serials = itertools.count()
 
@@ -37,6 +41,7 @@ class ServerState:
         switches: Running chat completions whose thinking can be ended, by id.
         reading: Held while prompts are read for their log-probabilities.
         is_draining: Whether the server takes no more requests.
+        tracer: Makes spans; `None` for none.
     """
 
     settings: ServerSettings
@@ -49,6 +54,7 @@ class ServerState:
     switches: dict[str, Switch] = field(default_factory=dict)
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     is_draining: bool = False
+    tracer: Tracer | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -58,6 +64,10 @@ class ServerState:
         except ApiError:
             return False
         return True
+
+    def watch_program(self, name: str, program_id: str) -> RunSpans | None:
+        """Where a program is traced, under the span that is current; `None` for nowhere."""
+        return self.tracer.watch(name, program_id) if self.tracer is not None else None
 
     def check_ready(self) -> None:
         """Raise 503 where the server drains or its engine is dead."""
@@ -80,7 +90,7 @@ class ServerState:
             async with self.admission.admit(units, priority=terms.priority):
                 self.check_ready()
                 life.note_admission()
-                channel = Channel(self.engine, self.pump, life)
+                channel = Channel(self.engine, self.pump, life, self.tracer)
                 try:
                     yield channel
                 finally:
