@@ -26,7 +26,7 @@ class Solver:
         model: A hub name, a local folder, a `.gguf` file, a `LoadedModel`, a transformers
             `pipeline("text-generation", ...)`, or a running engine. By default the embedded reasoner.
         engine: `generate`, `continuous`, or `auto` (the default); see `hf_dynasor.serving.make_engine`.
-        dtype, device: Passed to `load_model`.
+        dtype, device, quantization: Passed to `load_model`.
         reward: What rates steps: a name, a folder, `"likelihood"`, a `RewardModel`, or none; see `make_engine`. By
             default the embedded reward for the embedded reasoner.
         backend: The address of a server that runs the model, `http://HOST:PORT/v1`; `model` is then its name there. For
@@ -47,6 +47,7 @@ class Solver:
         engine: EngineName | None = None,
         dtype: str | None = None,
         device: str | None = None,
+        quantization: str | None = None,
         reward: str | Path | RewardModel | None = "auto",
         backend: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
@@ -56,7 +57,8 @@ class Solver:
         self.recipe = _make_recipe(recipe, options)
         self.timeout = timeout
         self._owns_engine = not isinstance(model, Engine)
-        self.engine: Engine = _open_engine(model, engine, dtype, device, reward, backend)
+        loading = {"dtype": dtype, "device": device, "quantization": quantization}
+        self.engine: Engine = _open_engine(model, engine, loading, reward, backend)
 
     def solve(self, question: UserQuestion, *, on_grant: OnGrant | None = None) -> Answer:
         """Solve one question.
@@ -122,6 +124,7 @@ def solve(
     engine: EngineName | None = None,
     dtype: str | None = None,
     device: str | None = None,
+    quantization: str | None = None,
     reward: str | Path | RewardModel | None = "auto",
     backend: str | None = None,
     on_grant: OnGrant | None = None,
@@ -131,7 +134,7 @@ def solve(
 
     Args:
         question: A text that is not empty, or a conversation that ends with the user's turn.
-        model, engine, dtype, device, reward, backend: See `Solver`.
+        model, engine, dtype, device, quantization, reward, backend: See `Solver`.
         on_grant: Called after each grant with its record.
         options: Fields of `Recipe`: `program`, `policy`, `budget`, `seed`, `temperature` and so on.
 
@@ -140,9 +143,8 @@ def solve(
         >>> answer.text, answer.stop_reason.value
         ('5', 'certain')
     """
-    with Solver(
-        model, engine=engine, dtype=dtype, device=device, reward=reward, backend=backend, **options
-    ) as solver:
+    loading: dict[str, Any] = {"dtype": dtype, "device": device, "quantization": quantization}
+    with Solver(model, engine=engine, reward=reward, backend=backend, **loading, **options) as solver:
         return solver.solve(question, on_grant=on_grant)
 
 
@@ -162,23 +164,12 @@ def _take_all(outcomes: list[ProgramOutcome]) -> Iterator[ProgramOutcome]:
 
 
 def _open_engine(
-    model: Any,
-    engine: EngineName | None,
-    dtype: str | None,
-    device: str | None,
-    reward: Any,
-    backend: str | None,
+    model: Any, engine: EngineName | None, loading: dict[str, str | None], reward: Any, backend: str | None
 ) -> Engine:
     if not isinstance(model, Engine):
-        return make_engine(
-            model,
-            engine=engine or "auto",
-            dtype=dtype or "auto",
-            device=device or "auto",
-            reward=reward,
-            backend=backend,
-        )
-    given = {"engine": engine, "dtype": dtype, "device": device, "backend": backend}
+        options: dict[str, Any] = {name: value for name, value in loading.items() if value is not None}
+        return make_engine(model, engine=engine or "auto", reward=reward, backend=backend, **options)
+    given = {"engine": engine, **loading, "backend": backend}
     for name, value in {**given, "reward": None if reward == "auto" else reward}.items():
         if value is not None:
             raise ConfigurationError(
