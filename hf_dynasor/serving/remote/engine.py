@@ -45,7 +45,6 @@ from hf_dynasor.serving.rewards.worker import ScoreTrack
 from hf_dynasor.serving.tracks import Ledger
 
 logger = logging.getLogger(__name__)
-
 RewardChoice: TypeAlias = Callable[[Found, LoadedModel | None], RewardModel | None]
 
 _serials = itertools.count()
@@ -176,7 +175,7 @@ class RemoteEngine:
 
     @property
     def num_retries(self) -> int:
-        """How many of them were sent again."""
+        """Those of them that were sent again."""
         return self.worker.exchange.num_retries if self.worker.exchange else 0
 
     @property

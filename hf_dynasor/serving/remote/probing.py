@@ -27,6 +27,7 @@ _SIGNS = (
 )
 """A route that only one kind of server has, and a field of its answer."""
 MAX_NAMED = 8
+MIN_READ_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ def look_at_server(
         address: Where it is.
         model: What it is asked to call the model; `None` takes its only one.
         dialect: A name, or `auto`.
-        timeout_s: For each of a handful of questions.
+        timeout_s: To connect; a busy server has half a minute for each of a handful of answers.
         transport: For tests.
 
     Raises:
@@ -70,7 +71,8 @@ def look_at_server(
         ConfigurationError: It is no such server, refuses the key, or has not that model.
     """
     named = None if dialect == "auto" else get_dialect(dialect)
-    with httpx.Client(headers=address.headers, timeout=timeout_s, transport=transport) as client:
+    timeout = httpx.Timeout(max(timeout_s, MIN_READ_S), connect=timeout_s)
+    with httpx.Client(headers=address.headers, timeout=timeout, transport=transport) as client:
         rows, routes, failure = _list_models(client, address)
         if failure is not None and (named or _detect(client, address, [], routes)).name != "transformers":
             raise _as_error(
@@ -139,6 +141,20 @@ def _get(client: httpx.Client, address: Address, url: str) -> Any:
         ) from None
 
 
+def _try_get(client: httpx.Client, address: Address, route: str) -> Any:
+    """The JSON at a route that only some servers have; `None` where it is not there.
+
+    Raises:
+        EngineError: No answer came, from which nothing can be told.
+    """
+    try:
+        return _get(client, address, f"{address.root}{route}")
+    except RemoteFailure as failure:
+        if failure.status is None and failure.is_transient:
+            raise _as_error(failure) from None
+        return None
+
+
 def _read_models(answer: Any, address: Address) -> list[Mapping[str, Any]]:
     rows = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
@@ -151,10 +167,7 @@ def _read_models(answer: Any, address: Address) -> list[Mapping[str, Any]]:
 
 def _list_routes(client: httpx.Client, address: Address) -> frozenset[str]:
     """The paths of `/openapi.json`, which most servers have; none where it cannot be read."""
-    try:
-        document = _get(client, address, f"{address.root}/openapi.json")
-    except RemoteFailure:
-        return frozenset()
+    document = _try_get(client, address, "/openapi.json")
     paths = document.get("paths") if isinstance(document, dict) else None
     return frozenset(paths) if isinstance(paths, dict) else frozenset()
 
@@ -171,10 +184,7 @@ def _detect(
     if "/extras/tokenize" in routes:  # llama-cpp-python's server
         return DIALECTS["llama.cpp"]
     for name, route, sign in _SIGNS:
-        try:
-            answer = _get(client, address, f"{address.root}{route}")
-        except RemoteFailure:
-            continue
+        answer = _try_get(client, address, route)
         if isinstance(answer, dict) and sign in answer:
             return DIALECTS[name]
     return DIALECTS["openai"]

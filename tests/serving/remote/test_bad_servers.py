@@ -125,6 +125,20 @@ def test_a_server_that_is_not_ready_is_an_engine_error():
         open_engine(f"{address}/v1")
 
 
+def test_a_server_that_falls_silent_while_it_is_asked_is_not_taken_for_another():
+    server = ScriptedServer(lambda body, request: b"")
+    look = server.look
+
+    def hang(request):
+        if request.url.path == "/openapi.json":
+            raise httpx.ReadTimeout("too slow")
+        return look(request)
+
+    server.look = hang
+    with pytest.raises(EngineError, match="fell silent"):
+        server.open()
+
+
 MODELS = [{"id": "a", "owned_by": "vllm"}, {"id": "b", "owned_by": "vllm", "root": "org/b"}]
 
 
