@@ -19,7 +19,7 @@ from hf_dynasor.evaluation.calibrate_traces import (
 from hf_dynasor.evaluation.drift import DriftReport
 from hf_dynasor.evaluation.trace_sets import open_traces
 from hf_dynasor.scheduler.calibration import METHODS
-from hf_dynasor.scheduler.calibration_certificate import LOSSES, Certificate
+from hf_dynasor.scheduler.calibration_certificate import LOSSES, NUM_BINS, Certificate
 from hf_dynasor.scheduler.policy_file import PolicyFile, load_policy
 
 EXIT_BROKEN = 3
@@ -210,7 +210,8 @@ def describe_drift(report: DriftReport) -> str:
         f"risk:      {report.realised_risk:.2%} realised, {report.risk:.2%} promised: {verdict} "
         f"(p = {report.risk_p_value:.3g}); these questions alone would promise {report.upper_bound:.2%}",
         *(
-            f"{name + ':':<10} {shift.before:.2f} at calibration, {shift.after:.2f} now (p = {shift.p_value:.3g})"
+            f"{name + ':':<10} {_show_shift(name, shift.before)} at calibration, {_show_shift(name, shift.after)} now "
+            f"(p = {shift.p_value:.3g})"
             for name, shift in report.shifts.items()
         ),
         "the questions look different: calibrate again"
@@ -218,6 +219,13 @@ def describe_drift(report: DriftReport) -> str:
         else "the questions look the same",
     ]
     return "\n".join(lines)
+
+
+def _show_shift(name: str, mean: float) -> str:
+    """A mean in the unit that it stands for: bins of the budget's share and powers of two are told as what they hold."""
+    if name == "spent":
+        return f"{(mean + 0.5) / NUM_BINS:.0%} of the full budget"
+    return f"about {2 ** max(0.0, mean - 0.5):,.0f} tokens" if name == "length" else f"{mean:.1%}"
 
 
 def _add_replay_options(parser: argparse.ArgumentParser, natural: Callable[[str], int]) -> None:

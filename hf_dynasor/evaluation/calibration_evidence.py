@@ -45,6 +45,7 @@ class Outcome:
         correct: Share of draws that are right.
         tokens: Net tokens.
         early: Share of draws that ended early.
+        first_tokens: Net tokens of the first draw alone: how a single run spends, however many draws there are.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Outcome:
     correct: tuple[float, ...]
     tokens: tuple[float, ...]
     early: tuple[float, ...]
+    first_tokens: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,7 @@ class Evidence:
         groups: Domain or difficulty of each, where known.
         num_draws: Draws of each.
         baseline_correct, baseline_tokens: Of the full budget, as means over draws.
+        first_baseline_tokens: Of the first draw alone.
         paths: Settings from conservative to aggressive, on each path.
         fingerprint: SHA-256 over the baseline's rows.
     """
@@ -73,6 +76,7 @@ class Evidence:
     num_draws: tuple[int, ...]
     baseline_correct: tuple[float, ...]
     baseline_tokens: tuple[float, ...]
+    first_baseline_tokens: tuple[float, ...]
     paths: tuple[tuple[Outcome, ...], ...]
     fingerprint: str
 
@@ -90,6 +94,7 @@ class Evidence:
             num_draws=_pick(self.num_draws, positions),
             baseline_correct=_pick(self.baseline_correct, positions),
             baseline_tokens=_pick(self.baseline_tokens, positions),
+            first_baseline_tokens=_pick(self.first_baseline_tokens, positions),
             paths=tuple(tuple(_take(outcome, positions) for outcome in path) for path in self.paths),
         )
 
@@ -158,6 +163,7 @@ def collect_evidence(paths: Sequence[Sequence[ReplayedSetting]]) -> Evidence:
         num_draws=tuple(counts[id] for id in ids),
         baseline_correct=_average(first, ids, "baseline_is_correct"),
         baseline_tokens=_average(first, ids, "baseline_tokens"),
+        first_baseline_tokens=_average(_keep_first(first), ids, "baseline_tokens"),
         paths=tuple(tuple(_summarise(setting, ids) for setting in path) for path in paths),
         fingerprint=hashlib.sha256(json.dumps(baseline).encode()).hexdigest(),
     )
@@ -172,11 +178,20 @@ def _summarise(setting: ReplayedSetting, ids: tuple[str, ...]) -> Outcome:
         correct=_average(rows, ids, "is_correct"),
         tokens=_average(rows, ids, "net_tokens"),
         early=_average(rows, ids, "is_early"),
+        first_tokens=_average(_keep_first(rows), ids, "net_tokens"),
     )
 
 
 def _sort_rows(rows: Sequence[ReplayedQuestion]) -> list[ReplayedQuestion]:
     return sorted(rows, key=lambda row: (row.id, row.draw))
+
+
+def _keep_first(rows: Sequence[ReplayedQuestion]) -> list[ReplayedQuestion]:
+    """The first draw of each question, of rows that are sorted."""
+    found: dict[str, ReplayedQuestion] = {}
+    for row in rows:
+        found.setdefault(row.id, row)
+    return list(found.values())
 
 
 def _describe_baseline(rows: Sequence[ReplayedQuestion]) -> list[list[Any]]:
@@ -201,6 +216,7 @@ def _take(outcome: Outcome, positions: Sequence[int]) -> Outcome:
         correct=_pick(outcome.correct, positions),
         tokens=_pick(outcome.tokens, positions),
         early=_pick(outcome.early, positions),
+        first_tokens=_pick(outcome.first_tokens, positions),
     )
 
 

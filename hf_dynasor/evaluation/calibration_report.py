@@ -79,6 +79,7 @@ def run_to_cap(evidence: Evidence) -> Outcome:
         correct=evidence.baseline_correct,
         tokens=evidence.baseline_tokens,
         early=nothing,
+        first_tokens=evidence.first_baseline_tokens,
     )
 
 
@@ -103,8 +104,9 @@ def bootstrap_saving(evidence: Evidence, outcome: Outcome, *, seed: int, confide
 def describe_reference(evidence: Evidence, outcome: Outcome) -> Reference:
     """How the setting behaves on these questions, in a form that later ones can be compared with."""
     spent = [0] * NUM_BINS
-    lengths = [0] * (1 + max(_bin_length(tokens) for tokens in evidence.baseline_tokens))
-    for tokens, full in zip(outcome.tokens, evidence.baseline_tokens, strict=True):
+    lengths = [0] * (1 + max(_bin_length(tokens) for tokens in evidence.first_baseline_tokens))
+    # One draw of each question: means over several would spread less, and look like other questions.
+    for tokens, full in zip(outcome.first_tokens, evidence.first_baseline_tokens, strict=True):
         spent[min(NUM_BINS - 1, int(NUM_BINS * tokens / max(full, 1.0)))] += 1
         lengths[_bin_length(full)] += 1
     # The mean, so that a set with several draws of each question can be compared with one of single draws.

@@ -70,7 +70,11 @@ def test_a_question_that_stops_in_half_of_its_draws_counts_half():
         for draw in range(2)
     ]
     evidence = collect_evidence([[ReplayedSetting(name="static", parameters={}, rows=tuple(rows))]])
-    assert describe_reference(evidence, evidence.paths[0][0]).num_early == 5
+    reference = describe_reference(evidence, evidence.paths[0][0])
+    assert reference.num_early == 5
+    assert (reference.spent[-1], sum(reference.spent)) == (10, 10), (
+        "the first draw spends all, whatever later ones do"
+    )
 
 
 def test_a_risk_above_the_promised_is_noticed_by_an_exact_test(certificate):
