@@ -14,7 +14,7 @@ HEAD = """# The paper's figures and tables, beside ours
 
 "Efficiently Serving LLM Reasoning Programs with Certaindex" (arXiv 2412.20993, first version), figure by figure: the paper's
 number, and what this project measures of the same thing. The models differ (8B and more there; here the embedded reasoner,
-0.6 million parameters, on generated questions, and recorded traces of other models), so shapes can be compared and sizes cannot.
+three million parameters, on generated questions, and recorded traces of other models), so shapes can be compared and sizes cannot.
 Where the paper's text that was at hand does not say what a figure holds, the title is our reading of it.
 
 ```bash
