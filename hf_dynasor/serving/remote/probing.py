@@ -72,7 +72,9 @@ def look_at_server(
     """
     named = None if dialect == "auto" else get_dialect(dialect)
     timeout = httpx.Timeout(max(timeout_s, MIN_READ_S), connect=timeout_s)
-    with httpx.Client(headers=address.headers, timeout=timeout, transport=transport) as client:
+    # A connection for each question: some servers close one after an error, just as the next question is sent.
+    headers = {**address.headers, "Connection": "close"}
+    with httpx.Client(headers=headers, timeout=timeout, transport=transport) as client:
         rows, routes, failure = _list_models(client, address)
         if failure is not None and (named or _detect(client, address, [], routes)).name != "transformers":
             raise _as_error(
