@@ -26,9 +26,10 @@ examples:
   hf-dynasor serve --api-key-file keys.txt --requests-per-minute 600
   hf-dynasor serve --backend http://127.0.0.1:8001/v1 --port 8000
 
-Without --model it serves the embedded model, and with --backend another server's. It listens on loopback unless --host says otherwise. API keys come
-from --api-key-file (a line each, with the tenant that the key stands for and its weight, if any) or from the variable
-{API_KEY_VARIABLE}; never from the command line, where other users of the machine could read them. SIGTERM lets running requests finish; a second signal ends them."""
+Without --model it serves the embedded model, and with --backend another server's. It listens on loopback unless --host
+says otherwise. API keys come from --api-key-file (a line each, with the tenant that the key stands for and its weight, if
+any) or from the variable {API_KEY_VARIABLE}; never from the command line, where other users of the machine could read
+them. SIGTERM lets running requests finish; a second signal ends them."""
 
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
