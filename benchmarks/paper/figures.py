@@ -6,16 +6,27 @@ paper's numbers stand for is our reading of its text: 2412.20993, first version.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from elsewhere import (
+    Row,
+    list_accuracies_online,
+    list_chains,
+    list_fairness,
+    list_growth,
+    list_latencies,
+    list_policies,
+    list_rates_and_deadlines,
+    list_signals,
+    list_sustained_rates,
+    show_percent,
+    show_span,
+)
 from offline import measure_offline
 from signals import measure_needs, measure_steps, measure_thresholds
-
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,38 +56,6 @@ class Figure:
     is_read: bool = False
 
 
-Row = tuple[str, str, str]
-
-
-def read_result(name: str) -> Any:
-    """What another benchmark measured."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
-
-
-def _percent(value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f}%"
-
-
-def _span(pair: Sequence[float], scale: float = 100) -> str:
-    return f"{scale * pair[0]:.1f} to {scale * pair[1]:.1f}"
-
-
-def _describe_ratio(ratio: float) -> str:
-    return f"{_percent(1 - ratio)} net tokens saved" if ratio <= 1 else f"{ratio:.2f} × the net tokens"
-
-
-def _growth(options: Options) -> tuple[list[Row], Any]:
-    rows = read_result("programs")["rows"]
-    found = []
-    for program in dict.fromkeys(row["program"] for row in rows):
-        mine = [row for row in rows if row["program"] == program]
-        if len(mine) > 1:
-            steps = ", ".join(f"{_percent(row['accuracy'])} ({row['net_tokens']:.0f})" for row in mine)
-            caps = ", ".join(str(row["cap"]) for row in mine)
-            found.append((f"{program} at {caps} units: accuracy (net tokens)", "rises, then flattens", steps))
-    return found, None
-
-
 def _offline(options: Options) -> tuple[list[Row], Any]:
     measured = measure_offline(options.runs)
     found = []
@@ -84,8 +63,8 @@ def _offline(options: Options) -> tuple[list[Row], Any]:
         head = f"{program}, cap {item['budget']}, {item['num_questions']} questions × {item['num_seeds']}"
         for row in item["policies"]:
             ours = (
-                f"saves {_percent(row['saved'])} ({_span(row['saved_interval'])}) at {row['points']:+.2f} points "
-                f"({_span(row['points_interval'], 1)}){'' if row['is_equal'] else ', not equal'}"
+                f"saves {show_percent(row['saved'])} ({show_span(row['saved_interval'])}) at {row['points']:+.2f} points "
+                f"({show_span(row['points_interval'], 1)}){'' if row['is_equal'] else ', not equal'}"
                 f"{', by stopping everything' if row['stops_everything'] else ''}"
             )
             paper = "–" if row["policy"].startswith("length") else item["paper_saves"]
@@ -108,108 +87,17 @@ def _needs(options: Options) -> tuple[list[Row], Any]:
     return rows, measured
 
 
-def _signals(options: Options) -> tuple[list[Row], Any]:
-    measured = read_result("allocation")["correlations"]
-    paper = {
-        "entropy": ".68, .61",
-        "length": ".40, .35",
-        "answer_probability": ".40, .34 (mean normalised log-probability)",
-    }
-    return [
-        (
-            f"{name}: Pearson, Kendall (absolute)",
-            paper.get(name, "–"),
-            ", ".join(f"{abs(v):.2f}" for v in values),
-        )
-        for name, values in measured.items()
-    ], None
-
-
 def _thresholds(options: Options) -> tuple[list[Row], Any]:
     measured = measure_thresholds(options.runs)
     rows = [
         (
             f"entropy > {row['threshold']:g} at 5 of 20 samples",
             "0.7 (unanimity) for MATH and GSM8K" if row["threshold"] == 0.7 else "–",
-            f"saves {_percent(row['saved'])} at {row['points']:+.2f} points; {_percent(row['early'])} stop early",
+            f"saves {show_percent(row['saved'])} at {row['points']:+.2f} points; {show_percent(row['early'])} stop early",
         )
         for row in measured
     ]
     return rows, measured
-
-
-def _online(options: Options) -> tuple[list[Row], Any]:
-    rows: list[Row] = []
-    for name, item in read_result("scheduling_bars")["workloads"].items():
-        for scale, found in item["scales"].items():
-            ours = found["gang_sjf + certaindex"]["rate_ratio"]
-            slo = found["slo_at_its_rate"]["ratio"]
-            rows.append(
-                (
-                    f"{name}, SLO scale {scale}: rate, and SLO tighter at the baseline's rate",
-                    "1.6 to 3.3 ×; 1.3 to 4.7 ×",
-                    f"{ours:.2f} ×; {slo:.2f} ×",
-                )
-            )
-    return rows, None
-
-
-def _latency(options: Options) -> tuple[list[Row], Any]:
-    measured = read_result("scheduling")["mean_latency"]
-    paper = {
-        "lpm": 410.0,
-        "gang": 306.0,
-        "lpm + certaindex": 165.0,
-        "gang + certaindex": 159.0,
-        "gang_sjf + certaindex": 134.0,
-    }
-    rows = [
-        (
-            f"{name}: mean latency, to lpm",
-            f"{seconds:.0f} s, {seconds / paper['lpm']:.2f}",
-            f"{measured[name]:.1f} s, {measured[name] / measured['lpm']:.2f}",
-        )
-        for name, seconds in paper.items()
-    ]
-    real = {(row["policy"], row["allocation"]): row for row in read_result("engine_scheduling")["rows"]}
-    ours = real["gang_sjf", "static"]["to_fcfs_even"]
-    rows.append(("real engine: gang_sjf with certaindex, to fcfs without", "0.33 (134 / 410)", f"{ours:.2f}"))
-    return rows, None
-
-
-def _rate(options: Options) -> tuple[list[Row], Any]:
-    measured = read_result("scheduling")["sustained_rate"]
-    paper = {
-        "lpm": 1.0,
-        "gang": 1.1,
-        "lpm + certaindex": 1.2,
-        "gang + certaindex": 1.3,
-        "gang_sjf + certaindex": 1.9,
-    }
-    return [
-        (f"{name}: sustained rate, to lpm", f"{rate:.1f} ×", f"{measured[name] / measured['lpm']:.2f} ×")
-        for name, rate in paper.items()
-    ], None
-
-
-def _accuracy_online(options: Options) -> tuple[list[Row], Any]:
-    measured = read_result("scheduling")["accuracy_by_attainment"]
-    least = 0.9
-    rows: list[Row] = []
-    best = {}
-    for name in ("lpm", "gang_sjf + certaindex"):
-        held = [point for point in measured[name] if point["attainment"] >= least]
-        top = max(held, key=lambda point: point["accuracy"])
-        best[name] = top["accuracy"]
-        rows.append(
-            (
-                f"{name}: best accuracy with at least 90% of deadlines met",
-                "–",
-                f"{_percent(top['accuracy'])} (budget {top['budget']}, {_percent(top['attainment'])} met)",
-            )
-        )
-    gain = 100 * (best["gang_sjf + certaindex"] - best["lpm"])
-    return [*rows, ("difference in points", "+0.7 to +2", f"{gain:+.1f}")], None
 
 
 def _steps(options: Options) -> tuple[list[Row], Any]:
@@ -218,55 +106,12 @@ def _steps(options: Options) -> tuple[list[Row], Any]:
         (
             f"{item['name']}, detection at {first['detect_at']} and at {last['detect_at']}: share that stops early",
             "30% more from 5 to 30",
-            f"{_percent(first['early'])} and {_percent(last['early'])}; saves {_percent(first['saved'])} and {_percent(last['saved'])}",
+            f"{show_percent(first['early'])} and {show_percent(last['early'])}; saves {show_percent(first['saved'])} and {show_percent(last['saved'])}",
         )
         for item in measured
         for first, last in [(item["points"][0], item["points"][-1])]
     ]
     return rows, measured
-
-
-def _fairness(options: Options) -> tuple[list[Row], Any]:
-    measured = read_result("scheduling")["fairness"]
-    return [
-        (
-            f"{name}: latency for each token, median and P99, ms",
-            "–",
-            f"{1000 * item['p50']:.1f}, {1000 * item['p99']:.1f}",
-        )
-        for name, item in measured.items()
-        if name != "rate"
-    ], None
-
-
-def _chains(options: Options) -> tuple[list[Row], Any]:
-    paper = {
-        "guided": "about 30% fewer tokens, same accuracy",
-        "cut": "about 14% fewer than guided",
-        "probed-consistency": "11 to 29% fewer, probes not counted (Dynasor-CoT)",
-    }
-    found = read_result("chain_of_thought")
-    rows: list[Row] = []
-    for side in found["sides"]:
-        interval = _span(side["accuracy_interval"])
-        ratio = side.get("token_ratio")
-        saved = "" if ratio is None else f"; {_describe_ratio(ratio)}"
-        rows.append(
-            (
-                f"embedded, {found['num_questions']} questions: {side['side']}",
-                paper.get(side["side"], "–"),
-                f"{_percent(side['accuracy'])} ({interval}){saved}",
-            )
-        )
-    traces = read_result("traces")["depth"]
-    for policy in ("mid", "evidence"):
-        if policy in traces:
-            for name, item in traces[policy].items():
-                ours = f"{item['gain']:+.1f} points ({item['low']:.1f} to {item['high']:.1f}), {item['saved']:.1f}% net tokens saved"
-                rows.append(
-                    (f"{name}: {policy}", "18 to 29% saved on MATH-500" if "math" in name else "–", ours)
-                )
-    return rows, None
 
 
 def _table_1(options: Options) -> tuple[list[Row], Any]:
@@ -313,33 +158,9 @@ def _table_3(options: Options) -> tuple[list[Row], Any]:
         ours = (
             "–"
             if best is None
-            else f"{_percent(best['saved'])} ({best['policy']}, {best['points']:+.2f} points)"
+            else f"{show_percent(best['saved'])} ({best['policy']}, {best['points']:+.2f} points)"
         )
         rows.append((f"{program}: most saved at equal accuracy", paper[program], ours))
-    return rows, None
-
-
-def _table_4(options: Options) -> tuple[list[Row], Any]:
-    paper = {
-        "static": ("11.0%", "13.0%"),
-        "initial_curve": ("11.9%", "13.6%"),
-        "five_step": ("12.7%", "13.3%"),
-        "single_step": ("12.7%", "13.6%"),
-        "dynamic_curve": ("14.4%", "15.8%"),
-    }
-    rows: list[Row] = []
-    for column, (name, label) in enumerate((("allocation", "SC"), ("allocation_mcts", "MCTS"))):
-        found = read_result(name)
-        for item in found["policies"]:
-            if item["policy"] in paper:
-                low, high = item["difference_interval"]
-                rows.append(
-                    (
-                        f"{label}: {item['policy']}",
-                        paper[item["policy"]][column],
-                        f"{_percent(item['saved'])} at {100 * item['difference']:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})",
-                    )
-                )
     return rows, None
 
 
@@ -351,7 +172,7 @@ FIGURES: Mapping[str, Figure] = {
     "fig_1a": Figure(
         title="More compute, more accuracy, with diminishing returns",
         command="make bench-programs",
-        measure=_growth,
+        measure=list_growth,
         is_read=True,
     ),
     "fig_3": Figure(
@@ -363,7 +184,7 @@ FIGURES: Mapping[str, Figure] = {
     "fig_4": Figure(
         title="Certaindex beside other signals of need",
         command="python benchmarks/allocation.py",
-        measure=_signals,
+        measure=list_signals,
         is_read=True,
         remark="Length says nothing here: the embedded model's hard questions have no longer samples.",
     ),
@@ -385,28 +206,35 @@ FIGURES: Mapping[str, Figure] = {
         ),
     ),
     "fig_9": Figure(
-        title="Rates and deadlines, beside the baseline", command=BARS, measure=_online, is_read=True
+        title="Rates and deadlines, beside the baseline",
+        command=BARS,
+        measure=list_rates_and_deadlines,
+        is_read=True,
     ),
-    "fig_10": Figure(title="Mean latency, part by part", command=SCHEDULING, measure=_latency, is_read=True),
-    "fig_11": Figure(title="Sustained rate, part by part", command=SCHEDULING, measure=_rate, is_read=True),
+    "fig_10": Figure(
+        title="Mean latency, part by part", command=SCHEDULING, measure=list_latencies, is_read=True
+    ),
+    "fig_11": Figure(
+        title="Sustained rate, part by part", command=SCHEDULING, measure=list_sustained_rates, is_read=True
+    ),
     "fig_12": Figure(
         title="Accuracy at the same attainment of deadlines",
         command=SCHEDULING,
-        measure=_accuracy_online,
+        measure=list_accuracies_online,
         is_read=True,
     ),
     "fig_13": Figure(title="Where certaindex is detected", command=PAPER + "fig_13", measure=_steps),
     "fig_14": Figure(
         title="Fairness by finish time",
         command=SCHEDULING,
-        measure=_fairness,
+        measure=list_fairness,
         is_read=True,
         remark="Time from arrival to end over the tokens of the program, with four times the load that the baseline sustains.",
     ),
     "fig_15": Figure(
         title="Long chains: guided and cut against the raw chain",
         command="make bench-chains; make bench-traces",
-        measure=_chains,
+        measure=list_chains,
         is_read=True,
         remark=(
             "Guided and cut lose here and save nothing: this model was never trained to state an answer in the middle "
@@ -419,7 +247,7 @@ FIGURES: Mapping[str, Figure] = {
     "table_4": Figure(
         title="Policies side by side",
         command="python benchmarks/allocation.py",
-        measure=_table_4,
+        measure=list_policies,
         is_read=True,
     ),
 }
