@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from hf_dynasor.cli.main import build_parser, main
 
-PAGE = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "report.md").read_text()
 
 
 def test_every_option_is_described_and_none_that_does_not_exist():
@@ -27,3 +29,11 @@ def test_the_commands_of_the_page_run_in_order(tmp_path, monkeypatch, capsys):
     for command in block.splitlines():
         assert main(shlex.split(command)[1:]) == 0, command
     assert "wrote report.json" in capsys.readouterr().out
+
+
+def test_the_table_of_peers_is_what_was_measured():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "peers" / "rules.json").read_text())
+    for row in measured["rows"]:
+        low, high = (100 * value for value in row["saved_interval"])
+        cells = f"`{row['setting']}` | {100 * row['accuracy']:.1f}% | {100 * row['saved']:.1f}% ({low:.1f} to {high:.1f})"
+        assert cells in PAGE, row["peer"]
