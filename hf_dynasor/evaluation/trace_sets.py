@@ -26,7 +26,7 @@ from hf_dynasor.evaluation.replay_rules import replay_rule
 from hf_dynasor.evaluation.replay_width_depth import DEFAULT_DRAWS, replay_width_depth
 from hf_dynasor.evaluation.replayed import ReplayedQuestion
 from hf_dynasor.evaluation.samples import GradedSample, SampleSet, read_samples, replay_samples
-from hf_dynasor.evaluation.traces import DepthTrace, SamplesTrace, WidthDepthTrace
+from hf_dynasor.evaluation.traces import DepthTrace, SamplesTrace, TraceSet, WidthDepthTrace
 from hf_dynasor.evaluation.traces.policies import (
     DEFAULT_POLICIES,
     DEPTH_POLICIES,
@@ -35,6 +35,9 @@ from hf_dynasor.evaluation.traces.policies import (
 )
 from hf_dynasor.programs import PROGRAMS
 from hf_dynasor.stopping.rule_table import RULES, build_rule
+
+HOLD_WITHOUT_BOUNDARIES = 4000
+"""Tokens for which all probes must repeat an answer in runs that were asked at no boundary."""
 
 _LIVE_OPTIONS = ("delimiter", "format")
 """Options of the rule `evidence` that say where steps end and which answers are equal: records have settled both."""
@@ -77,7 +80,7 @@ def replay(
         allocation = (spec or _default_for(traces.program)).build_width()
         return replay_programs(traces.programs, allocation, budget=budget, draws=draws, seed=seed)
     assert traces.recorded is not None  # of the kinds that are left
-    spec = _check_kind(spec or PolicySpec(name=DEFAULT_POLICIES[traces.kind]), traces.kind)
+    spec = _check_kind(spec or _default_recorded(traces.recorded), traces.kind)
     if traces.kind == "depth":
         return _replay_depth(traces.recorded.depth(), spec, budget, draws)
     return replay_width_depth(
@@ -185,6 +188,15 @@ def choose_rule(traces: OpenTraces, spec: PolicySpec | None = None) -> PolicySpe
     name = spec.name if spec is not None else recorded["name"]
     parameters = fill_parameters(name, spec.parameters if spec is not None else {}, traces.programs)
     return PolicySpec(kind="depth", name=name, parameters=parameters)
+
+
+def _default_recorded(traces: TraceSet) -> PolicySpec:
+    """Runs without any boundary have only probes to go by, which are to hold an answer for longer."""
+    has_boundaries = traces.kind != "depth" or any(
+        probe.place == "boundary" for trace in traces.depth() for probe in trace.probes
+    )
+    parameters = {} if has_boundaries else {"hold": HOLD_WITHOUT_BOUNDARIES}
+    return PolicySpec(name=DEFAULT_POLICIES[traces.kind], parameters=parameters)
 
 
 def _refuse_draws(draws: int | None) -> None:

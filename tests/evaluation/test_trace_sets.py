@@ -14,7 +14,7 @@ from hf_dynasor.evaluation.replayed import summarise
 from hf_dynasor.evaluation.trace_sets import open_traces, replay
 from hf_dynasor.scheduler import StaticThreshold, VoteForecast
 from tests.evaluation.kit import record_votes
-from tests.evaluation.trace_kit import probed_row, write_lines
+from tests.evaluation.trace_kit import probed_row, trial_row, write_lines
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "traces"
 KEYS = [
@@ -261,3 +261,48 @@ def test_traces_of_real_models_are_replayed(capsys, name, options):
     assert code == 0
     assert list(row) == KEYS
     assert 0 < row["net_tokens"] <= 1.2 * row["baseline_tokens"]
+
+
+def test_a_run_without_boundaries_must_hold_an_answer_for_longer_by_default(tmp_path):
+    probes = [[256 + 512 * place, "9", True, 4] for place in range(9)]
+    row = probed_row(num_tokens=9000, probes=probes)
+    alone = open_traces([write_lines(tmp_path / "probed_m.jsonl", row)])
+    assert replay(alone)[0].stopped_at > replay(alone, "evidence")[0].stopped_at > 3000
+    write_lines(tmp_path / "boundary_m.jsonl", trial_row(confidence=0.1))
+    beside = open_traces([tmp_path / "probed_m.jsonl"])
+    assert replay(beside) == replay(beside, "evidence")
+
+
+def test_a_smaller_budget_cuts_single_chains_and_asks_them_once_more(tmp_path):
+    probes = [[64, "8", True, 4], [128, "9", True, 5], [192, "7", True, 6]]
+    path = write_lines(tmp_path / "probed_m.jsonl", probed_row(num_tokens=500, probes=probes))
+    for budget, tokens, is_right in ((150, 155, True), (64, 64, False), (200, 206, False), (500, 500, True)):
+        (row,) = replay(open_traces([path]), "full", budget=budget)
+        assert (row.baseline_tokens, row.baseline_is_correct) == (tokens, is_right)
+        assert (row.net_tokens, row.is_correct) == (tokens, is_right)
+    with pytest.raises(ConfigurationError, match="at least 1 token"):
+        replay(open_traces([path]), budget=0)
+    with pytest.raises(ConfigurationError, match="nothing to draw"):
+        replay(open_traces([path]), draws=3)
+
+
+def test_giving_up_needs_to_know_the_cap(tmp_path):
+    path = write_lines(tmp_path / "probed_m.jsonl", probed_row(num_tokens=500))
+    write_lines(tmp_path / "boundary_m.jsonl", trial_row(confidence=0.1))
+    with pytest.raises(
+        InputError, match=r"no chain of m was cut off, so its cap is unknown\. Name it: --cap N"
+    ):
+        replay(open_traces([path]), "evidence:give_up=0.1")
+    assert replay(open_traces([path], cap=1000), "evidence:give_up=0.1")[0].is_early
+    assert replay(open_traces([path]), "evidence:give_up=0.1,cap=1000")[0].is_early
+
+
+def test_the_command_replays_what_it_can_read_and_says_what_it_cannot(tmp_path, capsys):
+    path = write_lines(tmp_path / "probed_m.jsonl", probed_row("a"), probed_row("b"))
+    path.write_text(path.read_text() + '{"id": "c"\n')
+    assert main(["replay", str(path), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)) == KEYS
+    assert json.loads(out)["num_questions"] == 2
+    assert "line 3: not JSON" in err
+    assert "1 broken line left out" in err
