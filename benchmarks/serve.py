@@ -2,10 +2,11 @@
 
 Plain completions of one length at 1, 4, 16 and 64 clients; then 16 clients with self-consistency programs: there a
 client sends every sample and votes itself, here it sends one program. Both servers have one compute thread; while
-one is measured the other is stopped (SIGSTOP). Rates are told by the clock and by the server's processor time: other
+one is measured the other is stopped (SIGSTOP). Both compute in one type: by default bfloat16, which `transformers serve`
+takes for the embedded model by itself. Rates are told by the clock and by the server's processor time: other
 work on the machine counts for little in the second. Quote the ratios.
 
-    python benchmarks/serve.py [--model smollm2] [--rounds 2] [--tokens 64] [--levels 1 4 16 64] [--questions 32]
+    python benchmarks/serve.py [--model smollm2] [--dtype float32] [--rounds 2] [--tokens 64] [--levels 1 4 16 64] [--questions 32]
 
 Prints a table and one line of JSON last.
 """
@@ -207,9 +208,10 @@ def prepare_model(name: str, folder: Path) -> Path:
     return folder
 
 
-def start(model: Path) -> dict[str, Any]:
+def start(model: Path, dtype: str) -> dict[str, Any]:
     """Both servers, stopped."""
-    servers = {OURS: Server("--model", str(model)), THEIRS: OtherServer(str(model))}
+    ours = Server("--model", str(model), "--dtype", dtype)
+    servers = {OURS: ours, THEIRS: OtherServer(str(model), "--dtype", dtype)}
     for server in servers.values():
         server.pause()
     return servers
@@ -232,7 +234,7 @@ def end(servers: dict[str, Any]) -> None:
 
 def measure_plain(model: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Every level on both sides."""
-    servers = start(model)
+    servers = start(model, options.dtype)
     loads = {side: {level: Load() for level in options.levels} for side in servers}
     in_turn(servers, 0, lambda side, server: measure_level(server, side, 4, 16, Load()))  # the first is slow
     for number in range(options.rounds):
@@ -279,6 +281,7 @@ def main() -> None:
     """Measure; print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="embedded", choices=("embedded", "smollm2"))
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of both sides")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 4, 16, 64])
@@ -292,7 +295,9 @@ def main() -> None:
         _there.update(model=str(model), eos=ends if isinstance(ends, list) else [ends])
         plain = measure_plain(model, options)
         if options.questions:
-            servers = start(model)  # anew: there the first request's sampling holds for all later ones
+            servers = start(
+                model, options.dtype
+            )  # anew: there the first request's sampling holds for all later ones
             in_turn(
                 servers,
                 0,
@@ -304,6 +309,7 @@ def main() -> None:
     row = {
         "benchmark": "serve",
         "model": options.model,
+        "dtype": options.dtype,
         "tokens": options.tokens,
         "rounds": options.rounds,
         "plain": plain,

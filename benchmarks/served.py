@@ -104,9 +104,10 @@ class OtherServer(Process):
 
     Args:
         model: A local folder.
+        options: Further options of the command.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *options: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -115,7 +116,7 @@ class OtherServer(Process):
         place = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (kept as long as the process)
         self.process = subprocess.Popen(
-            [program, "serve", model, "--continuous-batching", *sizes, *place],
+            [program, "serve", model, "--continuous-batching", *sizes, *place, *options],
             stdout=self._log,
             stderr=self._log,
             text=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,12 @@ from hf_dynasor.core import RequestKey, SamplingParams
 from hf_dynasor.errors import ConfigurationError
 from hf_dynasor.serving.http import params, shapes, sse, wire
 from hf_dynasor.serving.http.branches import Branch, PlainBranch, Switch, SwitchedBranch, WatchedBranch
+from hf_dynasor.serving.http.chat_stream import stream_chat
 from hf_dynasor.serving.http.errors import bad_request
 from hf_dynasor.serving.http.generation import Choice, Update, run_choices, sum_usage
-from hf_dynasor.serving.http.reasoning import ReasoningSplitter, Split
+from hf_dynasor.serving.http.reasoning import ReasoningSplitter
 from hf_dynasor.serving.http.settings import Tenant
 from hf_dynasor.serving.http.state import ServerState, make_id
-from hf_dynasor.serving.http.streaming import StreamShape, stream_updates
 from hf_dynasor.serving.http.terms import ServingTerms, read_terms
 from hf_dynasor.stopping import RowThinking, StoppingRule, ThinkMarkers, WatchSettings
 
@@ -80,6 +80,12 @@ class ChatRun:
             num_reasoning=sum(choice.num_reasoning for choice in self.choices),
         )
 
+    def shape_logprobs(self, ids: Any, logprobs: Any, top: Any) -> Any:
+        """Log-probabilities of tokens, where asked for."""
+        if not self.body.logprobs:
+            return None
+        return shapes.shape_chat_logprobs(self.state.model.tokenizer, ids, logprobs, top)
+
     def shape_running_usage(self) -> dict[str, Any]:
         """The account while choices are still running: what was delivered."""
         count = sum(len(choice.token_ids) for choice in self.choices)
@@ -98,7 +104,7 @@ async def answer_chat(
     run = prepare_chat(body, state, now=now, tenant=tenant)
     if body.stream:
         updates = run.run()
-        return await sse.respond(_stream(run, updates), close=updates.aclose)
+        return await sse.respond(stream_chat(run, updates), close=updates.aclose)
     async for _ in run.run():
         pass
     return JSONResponse(_shape_whole(run))
@@ -243,98 +249,8 @@ def _shape_choice(run: ChatRun, choice: Choice) -> dict[str, Any]:
         "index": choice.index,
         "message": message,
         "finish_reason": shapes.name_finish(choice.completion),
-        "logprobs": _shape_logprobs(run, choice, choice.token_ids, choice.logprobs, choice.top_logprobs),
+        "logprobs": run.shape_logprobs(choice.token_ids, choice.logprobs, choice.top_logprobs),
     }
     if run.body.return_token_ids:
         row["token_ids"] = list(choice.token_ids)
     return row
-
-
-def _shape_logprobs(run: ChatRun, choice: Choice, ids: Any, logprobs: Any, top: Any) -> Any:
-    if not run.body.logprobs:
-        return None
-    return shapes.shape_chat_logprobs(run.state.model.tokenizer, ids, logprobs, top)
-
-
-def _stream(run: ChatRun, updates: AsyncIterator[Update]) -> AsyncGenerator[str, None]:
-    options, body = run.body.stream_options, run.body
-    is_continuous = options is not None and options.continuous_usage_stats
-    is_plain = not (is_continuous or body.logprobs or body.return_token_ids)
-    texts = [_TextChunks(run, choice) for choice in run.choices]
-
-    def open_stream() -> list[str]:
-        role = {"role": "assistant", "content": ""}
-        return [sse.encode_event(_shape_chunk(run, choice, role)) for choice in run.choices]
-
-    def shape(update: Update) -> list[str]:
-        choice = update.choice
-        assert choice is not None
-        if is_plain and not choice.is_done:
-            return texts[choice.index].encode(update.split)
-        more = {"usage": run.shape_running_usage()} if is_continuous else {}
-        return [sse.encode_event(row | more) for row in _list_chunks(run, update, choice)]
-
-    def close_stream() -> list[str]:
-        if options is None or not options.include_usage:
-            return []
-        return [sse.encode_event(_shape_envelope(run, [], usage=run.shape_usage()))]
-
-    shaped = StreamShape(opening=open_stream, each=shape, closing=close_stream)
-    return stream_updates(run.state, updates, shaped)
-
-
-class _TextChunks:
-    """Chunks of a choice that hold text and nothing else: nearly all of them."""
-
-    def __init__(self, run: ChatRun, choice: Choice) -> None:
-        self._content, self._reasoning = (
-            sse.TextEvents(_shape_chunk(run, choice, {name: ""}), ("choices", 0, "delta", name))
-            for name in ("content", "reasoning_content")
-        )
-
-    def encode(self, split: Split) -> list[str]:
-        """No event where there is no text."""
-        events = [self._reasoning.encode(split.reasoning)] if split.reasoning else []
-        return [*events, self._content.encode(split.content)] if split.content else events
-
-
-def _list_chunks(run: ChatRun, update: Update, choice: Choice) -> list[dict[str, Any]]:
-    piece, split = update.piece, update.split
-    delta: dict[str, Any] = {}
-    if split.reasoning:
-        delta["reasoning_content"] = split.reasoning
-    if split.content:
-        delta["content"] = split.content
-    rows = []
-    wants_tokens = run.body.return_token_ids and piece.token_ids
-    if delta or wants_tokens or (run.body.logprobs and piece.logprobs):
-        row = _shape_chunk(run, choice, delta)
-        if run.body.logprobs:
-            row["choices"][0]["logprobs"] = _shape_logprobs(
-                run, choice, piece.token_ids, piece.logprobs, piece.top_logprobs
-            )
-        if wants_tokens:
-            row["choices"][0]["token_ids"] = list(piece.token_ids)
-        rows.append(row)
-    if choice.is_done:
-        end = _shape_chunk(run, choice, {}, finish=shapes.name_finish(choice.completion))
-        rows.append(end | run.shape_deadline())
-    return rows
-
-
-def _shape_chunk(
-    run: ChatRun, choice: Choice, delta: dict[str, Any], *, finish: str | None = None
-) -> dict[str, Any]:
-    row = {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": finish}
-    return _shape_envelope(run, [row])
-
-
-def _shape_envelope(run: ChatRun, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    return {
-        "id": run.id,
-        "object": "chat.completion.chunk",
-        "created": run.created,
-        "model": run.state.model.name,
-        "choices": choices,
-        **more,
-    }

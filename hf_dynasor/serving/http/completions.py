@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,12 +16,12 @@ from hf_dynasor.serving.http import params, shapes, sse, wire
 from hf_dynasor.serving.http.branches import Branch, PlainBranch, WatchedBranch
 from hf_dynasor.serving.http.bridge import check_time
 from hf_dynasor.serving.http.chat import check_stream_options
+from hf_dynasor.serving.http.completion_stream import stream_completion
 from hf_dynasor.serving.http.errors import bad_request
 from hf_dynasor.serving.http.generation import Choice, Update, run_choices, sum_usage
 from hf_dynasor.serving.http.reasoning import ReasoningSplitter
 from hf_dynasor.serving.http.settings import Tenant
 from hf_dynasor.serving.http.state import ServerState, make_id
-from hf_dynasor.serving.http.streaming import StreamShape, stream_updates
 from hf_dynasor.serving.http.terms import ServingTerms, read_terms
 from hf_dynasor.serving.prompt_logprobs import PromptLogprobs, read_prompt_logprobs, split_prompts
 from hf_dynasor.stopping import Phase, StoppingRule, WatchSettings
@@ -72,6 +72,25 @@ class CompletionRun:
                 found |= zip(batch, await asyncio.to_thread(read), strict=True)
         self.readings += [found[place] for place in range(len(self.prompts))]
 
+    def shape_envelope(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """An answer, or a chunk of one."""
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.state.model.name,
+            "choices": choices,
+            **more,
+        }
+
+    def name_stop(self, choice: Choice) -> str | int | None:
+        """What it stopped at, where the client is to know."""
+        body = self.body
+        stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+        return shapes.name_stop(
+            choice.completion, stop, body.stop_token_ids or [], self.state.model.tokenizer
+        )
+
     def shape_usage(self) -> dict[str, Any]:
         """The token account."""
         return shapes.shape_usage(sum_usage(self.choices), num_prompt=sum(map(len, self.prompts)))
@@ -88,7 +107,7 @@ async def answer_completion(
     run = prepare_completion(body, state, now=now, tenant=tenant)
     if body.stream:
         updates = run.run()
-        return await sse.respond(_stream(run, updates), close=updates.aclose)
+        return await sse.respond(stream_completion(run, updates), close=updates.aclose)
     async for _ in run.run():
         pass
     return JSONResponse(_shape_whole(run))
@@ -189,7 +208,7 @@ def _shape_whole(run: CompletionRun) -> dict[str, Any]:
         rows = [_shape_choice(run, choice) for choice in run.choices]
     else:
         rows = [_shape_echo(run, place) for place in range(len(run.prompts))]
-    return _shape_envelope(run, rows, usage=run.shape_usage())
+    return run.shape_envelope(rows, usage=run.shape_usage())
 
 
 def _shape_choice(run: CompletionRun, choice: Choice) -> dict[str, Any]:
@@ -198,18 +217,12 @@ def _shape_choice(run: CompletionRun, choice: Choice) -> dict[str, Any]:
         "index": choice.index,
         "text": run.echoes[place] + choice.content,
         "finish_reason": shapes.name_finish(choice.completion),
-        "stop_reason": _name_stop(run, choice),
+        "stop_reason": run.name_stop(choice),
         "logprobs": _shape_logprobs(run, place, choice),
     }
     if run.body.return_token_ids:
         row |= {"token_ids": list(choice.token_ids), "prompt_token_ids": list(run.prompts[place])}
     return row
-
-
-def _name_stop(run: CompletionRun, choice: Choice) -> str | int | None:
-    body = run.body
-    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    return shapes.name_stop(choice.completion, stop, body.stop_token_ids or [], run.state.model.tokenizer)
 
 
 def _shape_echo(run: CompletionRun, place: int) -> dict[str, Any]:
@@ -236,84 +249,6 @@ def _shape_logprobs(run: CompletionRun, place: int, choice: Choice | None) -> di
         logprobs += choice.logprobs
         top += choice.top_logprobs
     return shapes.shape_text_logprobs(run.state.model.tokenizer, ids, logprobs, top)
-
-
-def _stream(run: CompletionRun, updates: AsyncIterator[Update]) -> AsyncGenerator[str, None]:
-    options, body = run.body.stream_options, run.body
-    is_continuous = options is not None and options.continuous_usage_stats
-    is_plain = not is_continuous and body.logprobs is None and not body.return_token_ids
-    texts = [
-        sse.TextEvents(_shape_envelope(run, [_shape_piece(choice, "")]), ("choices", 0, "text"))
-        for choice in run.choices
-    ]
-
-    def open_stream() -> list[str]:
-        if not body.echo:
-            return []
-        return [texts[choice.index].encode(run.echoes[choice.index // body.n]) for choice in run.choices]
-
-    def shape(update: Update) -> list[str]:
-        choice = update.choice
-        assert choice is not None
-        if is_plain and not choice.is_done:
-            content = update.split.content
-            return [texts[choice.index].encode(content)] if content else []
-        row = _shape_update(run, update)
-        if row is None:
-            return []
-        if is_continuous:
-            row["usage"] = _shape_running_usage(run)
-        return [sse.encode_event(row)]
-
-    def close_stream() -> list[str]:
-        if options is None or not options.include_usage:
-            return []
-        return [sse.encode_event(_shape_envelope(run, [], usage=run.shape_usage()))]
-
-    shaped = StreamShape(opening=open_stream, each=shape, closing=close_stream)
-    return stream_updates(run.state, updates, shaped)
-
-
-def _shape_update(run: CompletionRun, update: Update) -> dict[str, Any] | None:
-    choice, piece = update.choice, update.piece
-    assert choice is not None
-    wants_tokens = run.body.logprobs is not None or run.body.return_token_ids  # also those without a text
-    if not (update.split.content or choice.is_done or (piece.token_ids and wants_tokens)):
-        return None
-    row = _shape_piece(choice, update.split.content)
-    if choice.is_done:
-        row |= {
-            "finish_reason": shapes.name_finish(choice.completion),
-            "stop_reason": _name_stop(run, choice),
-        }
-    if run.body.logprobs is not None and piece.logprobs:
-        offset = len(choice.content) - len(update.split.content)
-        row["logprobs"] = shapes.shape_text_logprobs(
-            run.state.model.tokenizer, piece.token_ids, piece.logprobs, piece.top_logprobs, offset=offset
-        )
-    if run.body.return_token_ids:
-        row["token_ids"] = list(piece.token_ids)
-    return _shape_envelope(run, [row])
-
-
-def _shape_piece(choice: Choice, text: str) -> dict[str, Any]:
-    return {"index": choice.index, "text": text, "finish_reason": None, "logprobs": None}
-
-
-def _shape_running_usage(run: CompletionRun) -> dict[str, Any]:
-    prompt, num_sent = sum(map(len, run.prompts)), sum(len(choice.token_ids) for choice in run.choices)
-    return {"prompt_tokens": prompt, "completion_tokens": num_sent, "total_tokens": prompt + num_sent}
-
-
-def _shape_envelope(run: CompletionRun, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    return {
-        "id": run.id,
-        "object": "text_completion",
-        "created": run.created,
-        "model": run.state.model.name,
-        "choices": choices,
-        **more,
-    }
 
 
 def _decode(tokenizer: Any, ids: tuple[int, ...]) -> str:
