@@ -16,10 +16,11 @@ OBJECT_STORE_BYTES = 80 * 2**20
 
 _PATIENCE = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "120",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
 }
-"""Ray gives its proxy 5 s to begin, which a machine that loads models beside it does not always have."""
+"""Ray gives its node 30 s and its proxy 5 to begin, which is short on a machine that loads models beside them."""
 
 
 def prepare_ray() -> None:
