@@ -54,9 +54,13 @@ def _group_policies(group: Group) -> list[list[Row]]:
 
 
 def _collect(rows: Iterable[Row]) -> dict[str, list[tuple[Setting, Summary]]]:
+    """Lines of a plot; where they rest on different numbers of questions, their names say on how many."""
+    listed = list(rows)
+    is_alike = len({row.summary.num_questions for row in listed}) == 1
     lines: dict[str, list[tuple[Setting, Summary]]] = {}
-    for row in rows:
-        lines.setdefault(row.name, []).append((row.setting, row.summary))
+    for row in listed:
+        name = row.name if is_alike else f"{row.name} ({row.summary.num_questions} questions)"
+        lines.setdefault(name, []).append((row.setting, row.summary))
     return lines
 
 
@@ -67,7 +71,7 @@ def _draw_savings(group: Group) -> dict[str, Picture]:
     if not compared:
         return {}
     bars = [(name, 100 * share.saved, 100 * share.low, 100 * share.high) for name, share in compared]
-    svg = figures.draw_bars(bars, x_label="net tokens saved against the same even budget, %", title="")
+    svg = figures.draw_bars(bars, x_label="net tokens saved, %", title="")
     words = (
         "Net tokens that each policy saves against the same even budget, with 95% intervals; the table tells the "
         "accuracy."

@@ -129,12 +129,15 @@ def find_equal(setting: Setting, evens: Sequence[Setting]) -> Comparison | None:
     This is what is saved at equal accuracy: a fixed smaller budget might have done as well, and this finds it. It is
     the stricter of the two comparisons, and unfair to no side: the even budgets were run on the same questions.
     """
-    aim = summarise_setting(setting).accuracy - TOLERANCE - 1e-12
-    as_good = [other for other in evens if summarise_setting(other).accuracy >= aim]
-    if not as_good:
-        return None
-    cheapest = min(as_good, key=lambda other: summarise_setting(other).net_tokens)
-    return compare(setting, cheapest)
+    mine = {(item.id, item.seed) for item in setting.outcomes}
+    found: list[tuple[float, Comparison]] = []
+    for other in evens:
+        # On what both have: an even budget that was run on more questions must not be judged by them.
+        shared = [item for item in other.outcomes if (item.id, item.seed) in mine]
+        comparison = compare(setting, other)
+        if comparison is not None and comparison.difference.mean <= TOLERANCE + 1e-12:
+            found.append((_mean([item.net_tokens for item in shared]), comparison))
+    return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def measure_saving(before: Sequence[float], after: Sequence[float]) -> Ratio:

@@ -128,6 +128,16 @@ def test_equal_accuracy_is_judged_against_the_cheapest_even_budget_that_is_as_go
     assert find_equal(better, evens) is None, "no even budget is as good"
 
 
+def test_an_even_budget_on_more_questions_is_judged_on_the_shared_ones():
+    easy = [(f"q{i}", 0, True, 10) for i in range(20)]
+    hard = [(f"h{i}", 0, False, 10) for i in range(60)]
+    even = make_setting([*easy, *hard], budget=4)
+    policy = make_setting([(id, seed, right, 5) for id, seed, right, _ in easy], policy="static", budget=16)
+    found = find_equal(policy, [even])
+    assert found is not None, "on the shared questions it is as accurate"
+    assert found.tokens.saved == pytest.approx(0.5)
+
+
 spent = st.lists(
     st.tuples(st.floats(1, 1e4), st.floats(0, 1)).map(lambda pair: (pair[0], pair[0] * pair[1])),
     min_size=2,
