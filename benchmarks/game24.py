@@ -4,7 +4,7 @@ Trains a model that writes steps and one that rates them (about 10 minutes of on
 that are not in the test. Then samples and searches the test puzzles. A puzzle counts as *solved* where any finished path
 is a solution, which anybody can check; as *chosen* where the path with the highest reward is one. What the rater reads
 counts as reward tokens. Samples at the same tokens: each puzzle's chance that one of so many samples, drawn from those
-that were taken, is a solution. Prints a table and ends with one JSON line.
+that were taken, is a solution; and of rated samples that the best of so many is one. Prints a table and ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def main() -> None:
                 _run(program, budget, options, puzzles, engine)
                 for program, budget, options in _plan(arguments.widths)
             ]
-    rows = [_describe(arm, samples) for arm in (samples, *arms)]
+    rows = [_describe(arm, samples, rated=arms[-1]) for arm in (samples, *arms)]
     curve = {count: round(_mean(_expect(samples, count)), 4) for count in _powers(arguments.num_samples)}
     print(
         json.dumps(
@@ -162,8 +162,8 @@ def _read_paths(puzzle: str, pieces: Sequence[PathRecord]) -> list[Ending]:
     return found
 
 
-def _describe(arm: Arm, samples: Arm) -> dict:
-    """Its row, beside samples that spend the same net tokens."""
+def _describe(arm: Arm, samples: Arm, rated: Arm) -> dict:
+    """Its row, beside samples and beside rated samples that spend the same net tokens."""
     solved = [float(any(path.is_solution for path in paths)) for paths in arm.paths]
     chosen = [float(_choose(paths)) for paths in arm.paths]
     count = min(samples.budget, arm.tokens / (samples.tokens / samples.budget))
@@ -180,7 +180,12 @@ def _describe(arm: Arm, samples: Arm) -> dict:
     }
     if arm is not samples:
         row["points_above_samples"] = _difference(at_equal, solved)
-        row["points_chosen_above_solved_by_samples"] = _difference(at_equal, chosen)
+    if arm not in (samples, rated):
+        count = min(rated.budget, arm.tokens / (rated.tokens / rated.budget))
+        best = _interpolate(rated, count, _chance_of_best)
+        row["rated_samples_at_equal_tokens"] = round(count, 2)
+        row["chosen_from_rated_samples_at_equal_tokens"] = round(_mean(best), 4)
+        row["points_chosen_above_rated_samples"] = _difference(best, chosen)
     low, high = row["solved"]["interval"]
     print(
         f"{arm.name:22} {arm.budget:3}: solved {row['solved']['share']:6.1%} [{low:.1%}, {high:.1%}]  chosen "
@@ -195,13 +200,28 @@ def _choose(paths: Sequence[Ending]) -> bool:
 
 
 def _expect(samples: Arm, count: float) -> list[float]:
-    """For each puzzle the chance that `count` of its samples hold a solution (between whole counts: linear)."""
+    """For each puzzle the chance that `count` of its samples hold a solution."""
+    return _interpolate(samples, count, _chance)
+
+
+def _interpolate(samples: Arm, count: float, chance: Callable[[Sequence[Ending], int], float]) -> list[float]:
+    """A chance for each puzzle; between whole counts: linear."""
     low = math.floor(count)
     share = count - low
     return [
-        (1 - share) * _chance(paths, low) + (share * _chance(paths, low + 1) if share else 0.0)
+        (1 - share) * chance(paths, low) + (share * chance(paths, low + 1) if share else 0.0)
         for paths in samples.paths
     ]
+
+
+def _chance_of_best(paths: Sequence[Ending], count: int) -> float:
+    """The chance that the best of `count` of the paths, drawn without putting back, is a solution."""
+    order = sorted(paths, key=lambda path: -path.reward)
+    ways = math.comb(len(order), count)
+    return sum(
+        path.is_solution * math.comb(len(order) - 1 - rank, count - 1) / ways
+        for rank, path in enumerate(order)
+    )
 
 
 def _chance(paths: Sequence[Ending], count: int) -> float:
