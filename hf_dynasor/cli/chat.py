@@ -51,7 +51,7 @@ _SENT = {
     "instruction": "instruction",
 }
 """Options that a server is told of, by its field's name."""
-_OWN = {"url", "run", "command"}
+_OWN = {"url", "run", "command", "argv"}
 
 
 def add_chat_options(parser: argparse.ArgumentParser) -> None:
