@@ -135,7 +135,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_yscale("log")
-    axes[1].legend()
+    axes[2].legend(loc="center right")
     figure.savefig(folder / "scale_routing.png", dpi=110)
 
 
