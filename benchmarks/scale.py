@@ -135,7 +135,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_yscale("log")
-    axes[2].legend(loc="center right")
+    axes[2].legend(loc="center", bbox_to_anchor=(0.5, 0.69))
     figure.savefig(folder / "scale_routing.png", dpi=110)
 
 
