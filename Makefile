@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev install-llama test test-slow test-e2e test-replicas coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces report bench-paper bench-peers bench-serve serve-faults clean
+.PHONY: help run install install-dev install-llama test test-slow test-e2e test-replicas coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces bench-quantization report bench-paper bench-peers bench-serve serve-faults clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
@@ -114,6 +114,10 @@ bench-peers: install-dev  ## Peers' rules on the same samples, and its_hub's and
 	  $(VENV)-peers/bin/python -m pip install --quiet 'its_hub[lm]' openai networkx flask z3-solver sympy PyYAML \
 	    cerebras_cloud_sdk math-verify && $(VENV)-peers/bin/python -m pip install --quiet --no-deps optillm; }
 	$(BIN)/python benchmarks/peers.py served --peers-python $(abspath $(VENV)-peers/bin/python)
+
+bench-quantization: install-dev  ## Models in 8 and 4 bits beside full precision
+	$(BIN)/python benchmarks/quantization.py --num 60
+	$(BIN)/python benchmarks/quantization.py --model smollm2 --num 12 --budget 3
 
 bench-traces: install-dev  ## Exits on recorded chains of real models; TRACES=FOLDER
 	$(BIN)/python benchmarks/traces.py --traces $(TRACES) --pictures docs/figures
