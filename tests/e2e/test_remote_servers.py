@@ -144,6 +144,7 @@ def llama(smollm2_path):
         pytest.skip(f"needs llama-cpp-python[server] in a Python of its own: name it in {LLAMA_VARIABLE}")
     port = find_port()
     place = ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", "2048", "--n_threads", "1"]
+    place += ["--interrupt_requests", "false"]  # else each request breaks off the one before it
     command = [python, "-m", "llama_cpp.server", "--model", str(smollm2_path), *place]
     with run_server(command, port, "/v1/models") as url, RemoteEngine(url) as engine:
         yield engine
