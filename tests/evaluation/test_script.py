@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -315,6 +316,26 @@ def test_the_curve_goes_to_tensorboard(questions, tmp_path):
             steps += [(event.step, event.value) for event in events.Scalars("accuracy")]
     assert [step for step, _ in steps] == [2, 4, 6]
     assert steps[-1][1] == pytest.approx(run.totals.accuracy)
+
+
+def run_here(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", [str(SCRIPT), *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return ended.value.code
+
+
+def test_the_example_runs_on_the_embedded_model_and_prints_the_totals(tmp_path, monkeypatch, capsys):
+    path = write_questions(tmp_path / "questions.jsonl", 2)
+    options = ("--budget", 2, "--device", "cpu", "--max_new_tokens", 64)
+    assert run_here(monkeypatch, "--data_file", path, "--output_dir", tmp_path / "run", *options) == 0
+    told = capsys.readouterr().out
+    assert f"net_tokens         {read_run(tmp_path / 'run').totals.net_tokens}\n" in told
+
+
+def test_the_example_says_a_mistake_in_one_line(tmp_path, monkeypatch, capsys):
+    assert run_here(monkeypatch, "--output_dir", tmp_path, "--data_file", "no.jsonl") == 2
+    assert capsys.readouterr().err == "run_reasoning_eval: error: Cannot read no.jsonl: no such file.\n"
 
 
 # The real engine, in processes of their own.
