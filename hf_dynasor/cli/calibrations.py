@@ -40,6 +40,7 @@ examples:
   hf-dynasor calibrate boundary_model_math500_seed42.jsonl --risk 0.03 --output policy.json
   hf-dynasor calibrate traces.jsonl --policy static:entropy=0.99,detect_at=8 --policy static:entropy=0.99,detect_at=4
   hf-dynasor solve "What is 17*6+4?" --policy policy.json
+  hf-dynasor solve "What is 17*6+4?" --program chain_of_thought --policy policy.json   (one made from single thoughts)
 
 --json ends with one line: {policy: {schema, kind, name, parameters, certificate}, settings}; each setting has
 {parameters, risk, p_value, level, is_certified, tokens_saved}."""
