@@ -184,7 +184,9 @@ class ChainOfThought(ReasoningProgram):
             return False
         if not self.settings.is_guided:
             is_read_here = bool(self.readings) and self.readings[-1].progress == chain.progress
-            return not is_read_here and self._state.is_due(chain.progress)  # a rule may stay due where it read
+            return not is_read_here and self._state.is_due(
+                chain.progress
+            )  # a rule may stay due where it read
         forced = chain.guess_forced(self.settings.guided_prompt)
         return chain.num_thinking >= self._next_at and self._count_room() > forced
 
