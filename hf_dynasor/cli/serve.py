@@ -78,9 +78,9 @@ def run_serve(arguments: argparse.Namespace) -> int:
     from hf_dynasor.serving.http.model_info import ServedModel
 
     settings = ServerSettings(**read_settings(arguments, keys))
-    _log_to_stderr()
     if arguments.replicas > 1:
         return serve_replicas(arguments, settings, choose_reward(arguments))
+    _log_to_stderr()
     capacity, group = None, None
     if check_backend_options(arguments):
         loaded, name, capacity = find_backend_model(arguments)
