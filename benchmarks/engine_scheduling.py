@@ -153,8 +153,10 @@ def main() -> None:
     options = _parse()
     torch.set_num_threads(1)
     raw = measure(options)
-    if len(raw["runs"]) < len(RUNS):
-        print(f"{len(raw['runs'])} of {len(RUNS)} runs are kept in {options.raw}: run the others too.")
+    if missing := {name_run(*RUNS[0]), name_run("static", "gang_sjf")} - set(raw["runs"]):
+        print(
+            f"{len(raw['runs'])} runs are kept in {options.raw}; to compare, run {', '.join(sorted(missing))} too."
+        )
         return
     result = evaluate(raw, options)
     print(format_table(result))

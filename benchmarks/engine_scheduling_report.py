@@ -101,7 +101,7 @@ def evaluate(raw: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
     workload = Workload.from_dict(raw["workload"])
     every = [step for run in runs for step in run]
     # A processor core has no requests for free, so the model is linear.
-    common = fit_engine(every[:: len(runs)], name="embedded, one thread", saturating=False)
+    common = fit_engine(every, name="embedded, one thread", saturating=False)
     rows = []
     for row, steps in zip([run["row"] for run in kept], runs, strict=True):
         allocation = make_recipe(row["allocation"], options).build_policy()
