@@ -27,12 +27,13 @@ class Picture:
 
 def draw_pictures(group: Group) -> dict[str, Picture]:
     """Every picture of a group, by a name of its own."""
-    evens = _collect(row for row in group.rows if row.setting.key.policy == "even")
+    evens = [row for row in group.rows if row.setting.key.policy == "even"]
     where = f"{group.model}, {group.dataset}"
+    what = "each program at its even budgets" if evens else "every program and policy"
     drawn = {
         "programs": _embed(
-            figures.draw_frontier(evens, title=f"{where}: every program, even budgets"),
-            "Accuracy against net tokens for a question, each program at its even budgets, with 95% intervals.",
+            figures.draw_frontier(_collect(evens or group.rows), title=f"{where}: {what}"),
+            f"Accuracy against net tokens for a question, {what}, with 95% intervals.",
         )
     }
     for rows in _group_policies(group):

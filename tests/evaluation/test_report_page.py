@@ -206,6 +206,16 @@ def test_a_plan_lists_each_program_once_a_seed_and_trees_once_a_width():
         list_jobs(PLANS["embedded"], (), (), 1)
 
 
+def test_a_run_under_a_policy_alone_has_a_picture_too(tmp_path):
+    folder = write_votes(tmp_path / "run", "1111", "1212")
+    (folder / "trace.jsonl").unlink()
+    path = folder / "all_results.json"
+    path.write_text(path.read_text().replace('"policy": "even"', '"policy": "static"'))
+    data = gather_report([str(folder)])
+    assert [row.setting.key.policy for row in data.groups[0].rows] == ["static"]
+    assert set(draw_pictures(data.groups[0])) == {"programs"}
+
+
 def test_nothing_to_report_is_an_error(tmp_path):
     with pytest.raises(InputError, match="Found no run"):
         gather_report([str(tmp_path)])
