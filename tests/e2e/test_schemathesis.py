@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -30,4 +31,13 @@ def test_whatever_a_client_sends_the_answer_is_a_documented_one(run_client):
     with make_serving_engine(loaded) as engine, serve(create_app(engine, model, settings)) as address:
         options = ("--checks", CHECKS, "--max-examples", "5", "--seed", "1", "--generation-database", "none")
         phases = ("--phases", "examples,coverage,fuzzing,stateful", "--request-timeout", "60")
-        run_client(program, "run", f"{address}/openapi.json", *options, *phases, seconds=850)
+        told = run_client(program, "run", f"{address}/openapi.json", *options, *phases, seconds=850)
+    # An exit code of 0 says nothing of how much was tried.
+    num_selected, num_operations, num_tested, num_cases = (
+        int(re.sub(r"\D", "", number))
+        for pattern in (r"Selected: ([\d,]+)/([\d,]+)", r"Tested: ([\d,]+)", r"([\d,]+) generated")
+        for number in re.search(pattern, told).groups()
+    )
+    assert num_selected == num_operations == num_tested >= 25, told[-3000:]
+    assert num_cases > 500
+    assert "errored" not in told, told[-3000:]
