@@ -14,6 +14,7 @@ from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 from hf_dynasor.core import Usage
 from hf_dynasor.drivers import ProgramOutcome, run_many
 from hf_dynasor.embedded import REASONER_PATH
+from hf_dynasor.engine import Engine
 from hf_dynasor.errors import ConfigurationError, HFDynasorError, InputError, name_unknown
 from hf_dynasor.grants import AllocationPolicy, Answer
 from hf_dynasor.program import ReasoningProgram
@@ -71,9 +72,10 @@ class DynasorReasoningPipeline(Pipeline):  # type: ignore[misc]
     _load_feature_extractor = False
     _pipeline_calls_generate = False
 
-    def __init__(self, *args: Any, engine: EngineName = "auto", **kwargs: Any) -> None:
-        self._engine_name = engine
-        self._engine: Any = None
+    def __init__(self, *args: Any, engine: EngineName | Engine = "auto", **kwargs: Any) -> None:
+        self._engine_name: Any = engine
+        self._owns_engine = not isinstance(engine, Engine)
+        self._engine: Any = None if isinstance(engine, str) else engine
         batch_size = kwargs.pop("batch_size", None)
         super().__init__(*args, **kwargs)
         if batch_size is not None:
@@ -97,8 +99,8 @@ class DynasorReasoningPipeline(Pipeline):  # type: ignore[misc]
         return list(rows) if isinstance(inputs, list | tuple) else rows
 
     def close(self) -> None:
-        """Stop the engine's thread; the next call starts a new one."""
-        if self._engine is not None:
+        """Stop the engine's thread, unless it was handed over; the next call starts a new one."""
+        if self._engine is not None and self._owns_engine:
             self._engine.close()
             self._engine = None
 
