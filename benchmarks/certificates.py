@@ -51,7 +51,8 @@ _STATIC = tuple(
     for entropy, detect_at in ((0.99, 8), (0.99, 4), (0.99, 3), (0.99, 2), (0.01, 3), (0.01, 4))
 )
 _GIVING_UP = tuple(
-    f"evidence:threshold={threshold},give_up=0.8" for threshold in (16, 14, 12, 10, 9, 8.5, 8.25, 8, 7.5, 7, 6)
+    f"evidence:threshold={threshold},give_up=0.8"
+    for threshold in (16, 14, 12, 10, 9, 8.5, 8.25, 8, 7.5, 7, 6)
 )
 CASES = {
     "static, last letters": Case("gpt35_last_letters", _STATIC, 0.015, 0.8),

@@ -272,7 +272,9 @@ def test_another_process_ends_with_the_same_answer_on_the_embedded_model(name, t
     expected = whole.to_dict()
     for row in (resumed, expected):  # an engine may compute prompts of a smaller batch once more
         row.pop("usage")
-        if name == "chain_consistency":  # its chains' requests come and go alone: what waited for what may differ
+        if (
+            name == "chain_consistency"
+        ):  # its chains' requests come and go alone: what waited for what may differ
             for part in (row, *row["grants"]):
                 part.pop("sequential_tokens")
     assert resumed == expected
