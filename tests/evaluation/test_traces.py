@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import re
 
 import pytest
@@ -140,6 +141,24 @@ def test_confidence_outside_its_range_is_refused(tmp_path):
     write_lines(tmp_path / "probed_m.jsonl", probed_row())
     path = write_lines(tmp_path / "boundary_m.jsonl", trial_row(confidence=1.5))
     with pytest.raises(InputError, match=r"confidence is 1.5; expected a probability"):
+        read_traces([path])
+
+
+def test_an_answer_without_a_confidence_has_that_of_its_tokens(tmp_path):
+    write_lines(tmp_path / "probed_m.jsonl", probed_row())
+    rows = [{"logprobs": [math.log(0.9), math.log(0.4), 0.0005]}, {"logprobs": []}]
+    confidences = []
+    for row in rows:
+        path = write_lines(tmp_path / "boundary_m.jsonl", trial_row(confidence=None, **row))
+        confidences += [p.confidence for p in read_traces([path]).depth()[0].probes if p.place == "boundary"]
+    assert confidences == [pytest.approx(0.36 ** (1 / 3)), None]
+
+
+@pytest.mark.parametrize("prefix", ["probed", "boundary"])
+def test_a_question_that_stands_twice_in_a_file_of_a_run_is_refused(tmp_path, prefix):
+    write_lines(tmp_path / "probed_m.jsonl", *[probed_row()] * (2 if prefix == "probed" else 1))
+    path = write_lines(tmp_path / "boundary_m.jsonl", *[trial_row()] * (2 if prefix == "boundary" else 1))
+    with pytest.raises(InputError, match=f"{prefix}_m.jsonl, line 2: question 'q-0' stands twice"):
         read_traces([path])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from hf_dynasor.certaindex import answer_probability
 from hf_dynasor.errors import InputError
 from hf_dynasor.evaluation.questions import BrokenLine
 from hf_dynasor.evaluation.trace_files import GZIP, name_stem
@@ -87,8 +88,14 @@ def _find_file(folder: Path, name: str) -> Path | None:
 
 
 def _read_ids(path: Path, broken: list[BrokenLine]) -> dict[str, Row]:
-    pairs = keep_readable(read_rows(path, broken), lambda row: (row.get_text("id"), row), broken)
-    return dict(pairs)
+    found: dict[str, Row] = {}
+    for id, row in keep_readable(read_rows(path, broken), lambda row: (row.get_text("id"), row), broken):
+        if id in found:
+            raise InputError(
+                f"{row.place}: question {id!r} stands twice. Expected every question once in a file."
+            )
+        found[id] = row
+    return found
 
 
 def _read_beside(path: Path | None, questions: dict[str, Row], broken: list[BrokenLine]) -> dict[str, Row]:
@@ -146,7 +153,9 @@ def _read_trial(row: Row) -> RecordedProbe:
     if not all(isinstance(value, int | float) and value <= ROUNDING for value in logprobs):
         raise row.error("logprobs", "natural log-probabilities, at most 0")
     confidence = row.get_number("confidence")
-    if confidence is not None and not 0 <= confidence <= 1 + ROUNDING:
+    if confidence is None:  # some recorders leave the mean to whoever reads their log-probabilities
+        confidence = answer_probability([min(0.0, value) for value in logprobs])
+    elif not 0 <= confidence <= 1 + ROUNDING:
         raise row.error("confidence", "a probability in [0, 1]")
     return RecordedProbe(
         position=row.get_count("position"),
