@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_dynasor.serving.packed_linear import PackedLinears
+from hf_dynasor.serving.packed_linear import PackedLinears, fill_rows
 
 
 class Block(nn.Module):
@@ -68,3 +68,24 @@ def test_a_changed_weight_counts_at_once_and_gradients_flow() -> None:
     model(rows).sum().backward()
     assert model.q_proj.weight.grad is not None
     linears.release()
+
+
+def test_rows_are_filled_up_to_few_numbers_and_by_an_eighth_at_most() -> None:
+    filled = {num_rows: fill_rows(num_rows) for num_rows in range(513)}
+    assert all(num_rows <= number <= num_rows * 9 / 8 for num_rows, number in filled.items())
+    assert all(fill_rows(number) == number for number in filled.values())
+    assert all(filled[num_rows] == num_rows for num_rows in range(17))
+    assert len(set(filled.values())) < 64
+
+
+@pytest.mark.parametrize("shape", [(17,), (1, 33), (3, 11), (2, 3, 7), (0,)])
+def test_filled_rows_are_not_seen(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model, rows = Block(bias=True), torch.randn(*shape, 32)
+    with torch.no_grad():
+        want = model(rows)
+        packed = PackedLinears(model)
+        got = model(rows)
+    packed.release()
+    assert got.shape == want.shape
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
