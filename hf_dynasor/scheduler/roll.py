@@ -29,7 +29,7 @@ class Roll:
         self.requests: dict[RequestKey, RequestRecord] = {}
         self._limits = limits
         self._num_programs = self._num_requests = 0
-        self._idle: Alarms[ProgramRecord] = Alarms()
+        self._idle: Alarms[tuple[str, int]] = Alarms()  # by id and number: a program that ended is let go
 
     def enter_program(self, program: ProgramSpec, now: float) -> ProgramRecord:
         """A record of a new program.
@@ -85,14 +85,16 @@ class Roll:
 
     def note_idle(self, program: ProgramRecord, now: float) -> None:
         """A program has no request from now on: look at it when it may be forgotten."""
-        self._idle.set(now + self._limits.max_idle_s, program)
+        self._idle.set(now + self._limits.max_idle_s, (program.spec.program_id, program.serial))
 
     def pop_idle(self, now: float) -> str | None:
         """A program that is here and has had no request for too long."""
-        while (program := self._idle.pop_due(now)) is not None:
-            name, since = program.spec.program_id, program.idle_since
-            is_here = self.programs.get(name) is program
-            if is_here and since is not None and now - since >= self._limits.max_idle_s:
+        while (due := self._idle.pop_due(now)) is not None:
+            name, serial = due
+            program = self.programs.get(name)
+            if program is None or program.serial != serial or program.idle_since is None:
+                continue
+            if now - program.idle_since >= self._limits.max_idle_s:
                 return name
         return None
 

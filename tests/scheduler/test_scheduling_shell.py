@@ -1,5 +1,6 @@
 """The scheduler: budgets, conservation, memory, ageing, and that it decides what the pure order says."""
 
+import gc
 import json
 import random
 from pathlib import Path
@@ -19,6 +20,7 @@ from hf_dynasor.scheduler import (
     make_scheduling_policy,
 )
 from hf_dynasor.scheduler.policies import GangSjf
+from hf_dynasor.scheduler.records import ProgramRecord
 from tests.scheduler.kit import Driver, key, list_order, make_limits
 
 POLICIES = sorted(SCHEDULING_POLICIES)
@@ -235,6 +237,23 @@ def test_a_program_that_was_not_announced_is_entered_and_forgotten_when_idle():
     assert scheduler.num_programs == 1
     scheduler.plan_step(11.0)
     assert scheduler.num_programs == scheduler.num_blocks_used == 0
+
+
+def test_nothing_is_kept_of_programs_that_ended():
+    scheduler = make_scheduler(max_wait_s=5.0, max_idle_s=1e6)
+    for index in range(20):
+        name, now = f"ended{index}", 10.0 * index
+        scheduler.program_submitted(ProgramSpec(program_id=name), now)
+        scheduler.submitted(RequestSpec(key=key(name, 0), prompt_tokens=4), now)
+        scheduler.plan_step(now)
+        scheduler.advance()
+        scheduler.finished(key(name, 0), now + 1.0)
+        scheduler.program_finished(name, now + 1.0)
+    scheduler.plan_step(1_000.0)
+    gc.collect()
+    names = [thing.spec.program_id for thing in gc.get_objects() if type(thing) is ProgramRecord]
+    assert not [name for name in names if name.startswith("ended")]
+    assert scheduler.num_programs == 0
 
 
 def test_weighted_tenants_get_their_shares():
