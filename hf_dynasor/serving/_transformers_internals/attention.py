@@ -186,5 +186,13 @@ def prepare_steps(processor: Any) -> None:
     inputs.get_model_kwargs = make_without_mask
 
 
+def forget_rows(processor: Any) -> None:
+    """Free the rows of requests that decoded; called between steps. Whoever goes on has them gathered again."""
+    cache = processor.cache
+    cache.hf_dynasor_step = None
+    if (arena := getattr(cache, "hf_dynasor_arena", None)) is not None:
+        arena.clear()
+
+
 AttentionInterface.register(_ATTENTION_NAME, _attend_to_pages)
 AttentionMaskInterface.register(_ATTENTION_NAME, sdpa_mask)

@@ -14,7 +14,8 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching import continuous_api
 
 from hf_dynasor.errors import EngineError
-from hf_dynasor.serving._transformers_internals.attention import PagedManager, prepare_steps
+from hf_dynasor.serving._transformers_internals.attention import PagedManager, forget_rows, prepare_steps
+from hf_dynasor.serving._transformers_internals.idle import IdleBell, trim_heap
 from hf_dynasor.serving._transformers_internals.observed import (
     SCHEDULER_NAME,
     Observer,
@@ -168,10 +169,16 @@ class PagedLoop:
     def _share(self, observer: Observer, max_requests: int) -> Observer:
         helper = self._manager.distributed_helper
         if helper.tp_size == 1:
+            self._manager._wake_up_loop = IdleBell(self._give_memory_back)
             return observer
         if not helper.is_tp_driver:
             self._manager._wake_up_loop = NeverIdle()
         return SharedDecisions(observer, Exchange(helper, max_requests))
+
+    def _give_memory_back(self) -> None:
+        if (processor := self._processor) is not None:
+            forget_rows(processor)
+        trim_heap()
 
     def _run(self) -> None:
         try:
