@@ -28,6 +28,8 @@ from typing import Any
 import httpx
 from served import Server
 
+from hf_dynasor.serving.http.job_store import JobStatus, SqliteJobStore
+
 SHARE_GONE, SHARE_MALFORMED, SHARE_DEAF = 0.10, 0.05, 0.01
 MAX_RSS_GROWTH = 64 * 2**20
 """Bytes from the end of the warm-up on, however many requests follow: what allocators keep of a busy time differs by
@@ -231,8 +233,6 @@ async def end_in_the_midst(server: Server, num_running: int) -> tuple[list[str],
 
 def find_lost(store: Path, jobs: list[str]) -> list[str]:
     """Programs that the store does not hold, or calls running although nobody runs them."""
-    from hf_dynasor.serving.http.job_store import JobStatus, SqliteJobStore
-
     kept = SqliteJobStore(store)
     found = {name: kept.get(name) for name in jobs}
     kept.close()
