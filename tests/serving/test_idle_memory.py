@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from hf_dynasor.serving import ContinuousBatchingEngine, LoadedModel
 from hf_dynasor.serving._transformers_internals.idle import IdleBell, trim_heap
@@ -33,8 +36,16 @@ def test_it_wakes_who_waits() -> None:
     assert bell.wait(30)
 
 
-def test_memory_is_given_back_where_the_system_can() -> None:
+def test_memory_is_given_back_where_the_system_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    libraries = [SimpleNamespace(malloc_trim=asked.append), SimpleNamespace()]
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("ctypes.CDLL", lambda _: libraries.pop(0))
     trim_heap()
+    assert asked == [0]
+    trim_heap()  # a C library without it
+    assert asked == [0]
+    assert not libraries
 
 
 def test_rows_are_freed_when_nothing_runs_and_made_again(loaded: LoadedModel) -> None:
