@@ -2,11 +2,12 @@
 
 Plain completions of one length at 1, 4, 16 and 64 clients; then 16 clients with self-consistency programs: there a
 client sends every sample and votes itself, here it sends one program. Both servers have one compute thread; while
-one is measured the other is stopped (SIGSTOP). Both compute in one type: by default bfloat16, which `transformers serve`
+one is measured the other is stopped (SIGSTOP). Each level is run once on each side before it is measured: the first
+run of a batch's size has kernels compiled for it. Both compute in one type: by default bfloat16, which `transformers serve`
 takes for the embedded model by itself. Rates are told by the clock and by the server's processor time: other
 work on the machine counts for little in the second. Quote the ratios.
 
-    python benchmarks/serve.py [--model smollm2] [--dtype float32] [--rounds 2] [--tokens 64] [--levels 1 4 16 64] [--questions 32]
+    python benchmarks/serve.py [--model smollm2] [--dtype float32] [--rounds 3] [--tokens 64] [--levels 1 4 16 64] [--questions 32]
 
 Prints a table and one line of JSON last.
 """
@@ -117,7 +118,7 @@ def measure_level(server: Any, side: str, num_clients: int, num_tokens: int, loa
     timings = asyncio.run(
         run_clients(
             num_clients,
-            max(4, num_clients),
+            max(4, 2 * num_clients),
             lambda client, number: time_stream(client, side, number, num_tokens),
             server.address,
         )
@@ -236,7 +237,12 @@ def measure_plain(model: Path, options: argparse.Namespace) -> dict[str, dict[st
     """Every level on both sides."""
     servers = start(model, options.dtype)
     loads = {side: {level: Load() for level in options.levels} for side in servers}
-    in_turn(servers, 0, lambda side, server: measure_level(server, side, 4, 16, Load()))  # the first is slow
+    for level in options.levels:
+        in_turn(
+            servers,
+            0,
+            lambda side, server, level=level: measure_level(server, side, level, options.tokens, Load()),
+        )
     for number in range(options.rounds):
         for level in options.levels:
             in_turn(
@@ -282,7 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="embedded", choices=("embedded", "smollm2"))
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of both sides")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--questions", type=int, default=32, help="programs; 0 leaves them out")

@@ -117,7 +117,7 @@ def _make_runs(arguments: argparse.Namespace, name: str) -> list[Path]:
     questions = _make_questions(name, arguments.num_questions or plan.num_questions)
     folder = Path(arguments.folder) / name
     model = str(_find_smollm2()) if name == "smollm2" else plan.model
-    with contextlib.closing(make_engine(model)) as engine:
+    with contextlib.closing(make_engine(model, engine="continuous")) as engine:  # many programs at once
         for job in jobs:
             _show(job, len(questions))
             make_run(
