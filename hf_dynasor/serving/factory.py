@@ -119,7 +119,7 @@ def _choose_reward(
     if reward == "auto":
         return LazyReward(partial(load_reward_model, generator=loaded)) if is_embedded else None
     if isinstance(reward, (str, Path)):
-        device = str(loaded.model.device)
+        device = str(loaded.input_device)
         return load_reward_model(reward, kind=kind, generator=loaded, device=device)
     if reward is not None and not isinstance(reward, RewardModel):
         raise ConfigurationError(

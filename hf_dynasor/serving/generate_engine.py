@@ -58,6 +58,9 @@ class GenerateEngine(LocalEngine):
         max_cache_tokens: Most tokens, padding included, that the batch may grow to; a request that needs more
             runs alone. `None` takes what fits 2 GiB, or half of a CUDA device's free memory.
         reward: Answers `Score` requests.
+
+    Raises:
+        UnsupportedError: The model is split over processes. One whose layers are on several devices runs.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class GenerateEngine(LocalEngine):
         max_cache_tokens: int | None = None,
         reward: RewardModel | None = None,
     ) -> None:
+        loaded.check_whole("The engine 'generate'")
         if max_cache_tokens is None:
             max_cache_tokens = _count_affordable_tokens(loaded)
         limits = Limits(
@@ -266,7 +270,7 @@ class _Worker:
 
 
 def _count_affordable_tokens(loaded: LoadedModel) -> int:
-    device = loaded.model.device
+    device = loaded.input_device
     budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_CACHE_BYTES
     return max(1, int(budget) // max(1, loaded.kv_bytes_per_token))
 

@@ -36,8 +36,8 @@ def read_hidden_states(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) ->
         rows = [[*prompts[place], *([0] * (width - len(prompts[place])))] for place in batch]
         masks = [[1] * len(prompts[place]) + [0] * (width - len(prompts[place])) for place in batch]
         output = loaded.model(
-            input_ids=torch.tensor(rows, device=loaded.model.device),
-            attention_mask=torch.tensor(masks, device=loaded.model.device),
+            input_ids=torch.tensor(rows, device=loaded.input_device),
+            attention_mask=torch.tensor(masks, device=loaded.input_device),
             output_hidden_states=True,
             use_cache=False,
         )

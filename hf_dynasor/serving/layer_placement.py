@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from hf_dynasor.errors import ConfigurationError, UnsupportedError, name_unknown
 
 
@@ -43,4 +45,17 @@ def plan_placing(name: str, config: Any, device_map: str | None, tensor_parallel
     return {"distributed_config": DistributedConfig(tp_size=tensor_parallel, tp_plan="auto")}
 
 
-__all__ = ["check_device_map", "plan_placing"]
+def find_input_device(model: Any) -> torch.device:
+    """Where token ids are handed over: the model's device, or where its first layer computes if its weights rest elsewhere.
+
+    accelerate leaves a layer that no accelerator holds on torch's `meta` device between two forwards.
+    """
+    device: torch.device = model.device
+    if device.type != "meta":
+        return device
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    places = (getattr(hook, "execution_device", None) for hook in hooks)
+    return next((torch.device(place) for place in places if place is not None), torch.device("cpu"))
+
+
+__all__ = ["check_device_map", "find_input_device", "plan_placing"]

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from hf_dynasor.errors import ConfigurationError, ModelLoadError, UnsupportedError, name_unknown
-from hf_dynasor.serving.layer_placement import check_device_map, plan_placing
+from hf_dynasor.serving.layer_placement import check_device_map, find_input_device, plan_placing
 from hf_dynasor.serving.left_out_settings import LEFT_OUT_SETTINGS
 from hf_dynasor.serving.model_source import EMBEDDED_NAME, explain_missing, first_line, locate_model
 from hf_dynasor.serving.quantization import plan_quantization
@@ -57,6 +57,11 @@ class LoadedModel:
         """Where this process has layers of it, by name."""
         placed = getattr(self.model, "hf_device_map", None) or {"": self.model.device}
         return tuple(sorted({str(device) for device in placed.values()}))
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where its token ids go."""
+        return find_input_device(self.model)
 
     def check_whole(self, user: str) -> None:
         """Raise `UnsupportedError` where a forward of this process alone would wait for the others for good.

@@ -15,6 +15,8 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from hf_dynasor.serving.layer_placement import find_input_device
+
 _MIN_TRIM = 16  # columns of padding that must have become useless before the cache is copied without them
 
 
@@ -33,7 +35,8 @@ class PaddedBatch:
         self._takes_positions = "position_ids" in parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._cache: Any = None
-        self._mask = torch.zeros((0, 0), dtype=torch.long, device=model.device)
+        self._device = find_input_device(model)
+        self._mask = torch.zeros((0, 0), dtype=torch.long, device=self._device)
 
     def __len__(self) -> int:
         return int(self._mask.shape[0])
@@ -52,9 +55,9 @@ class PaddedBatch:
         length = max(len(prompt) for prompt in prompts)
         ids = [[self._pad_token_id] * (length - len(prompt)) + list(prompt) for prompt in prompts]
         mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        self._mask = torch.tensor(mask, device=self._model.device)
+        self._mask = torch.tensor(mask, device=self._device)
         self._cache = DynamicCache(config=self._model.config)
-        logits = self._forward(torch.tensor(ids, device=self._model.device))
+        logits = self._forward(torch.tensor(ids, device=self._device))
         if list(rows) != list(range(len(prompts))):
             self.keep(rows)
             logits = logits[torch.tensor(rows, device=logits.device)]
@@ -64,7 +67,7 @@ class PaddedBatch:
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to every row; returns the logits of the next, shape (rows, vocabulary)."""
         self._mask = pad(self._mask, (0, 1), value=1)
-        return self._forward(torch.tensor(tokens, device=self._model.device)[:, None])
+        return self._forward(torch.tensor(tokens, device=self._device)[:, None])
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:

@@ -61,10 +61,9 @@ def generate_rows(loaded: LoadedModel, prompts: Sequence[Sequence[int]], draw: D
     """
     length = max(len(prompt) for prompt in prompts)
     pad = loaded.pad_token_id
-    ids = torch.tensor(
-        [[pad] * (length - len(prompt)) + list(prompt) for prompt in prompts], device=loaded.model.device
-    )
-    mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=loaded.model.device)
+    device = loaded.input_device
+    ids = torch.tensor([[pad] * (length - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=device)
     rows = _RowDraw(draw, len(prompts), pad)
     with torch.inference_mode():
         loaded.model.generate(

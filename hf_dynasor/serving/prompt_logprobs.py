@@ -63,7 +63,7 @@ def read_prompt_logprobs(
     loaded.check_whole("Reading a prompt for its log-probabilities")
     longest = max(map(len, prompts))
     rows = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
-    ids = torch.tensor(rows, device=loaded.model.device)
+    ids = torch.tensor(rows, device=loaded.input_device)
     logits = loaded.model(input_ids=ids, use_cache=False).logits
     return [_read_row(logits[row, : len(p) - 1], p, num_top) for row, p in enumerate(prompts)]
 

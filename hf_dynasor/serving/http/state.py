@@ -107,6 +107,12 @@ class ServerState:
             raise
 
 
+def count_ids_from(first: int) -> None:
+    """Have the names that `make_id` gives count from here: processes that answer as one server start apart."""
+    global _serials
+    _serials = itertools.count(first)
+
+
 def make_id(prefix: str) -> str:
     """A name for a request, unique in the process; the engine's own name for it too, so clients' ids may repeat."""
     return f"{prefix}-{next(_serials):x}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import re
@@ -15,11 +14,11 @@ from typing import Any
 
 from hf_dynasor.errors import EngineError
 from hf_dynasor.serving.factory import EngineName
-from hf_dynasor.serving.http import state as server_state
 from hf_dynasor.serving.http.app import create_app
 from hf_dynasor.serving.http.job_store import SqliteJobStore
 from hf_dynasor.serving.http.model_info import ServedModel
 from hf_dynasor.serving.http.settings import ServerSettings
+from hf_dynasor.serving.http.state import count_ids_from
 from hf_dynasor.serving.http.supervisor import SupervisedEngine
 from hf_dynasor.serving.loading import load_model
 from hf_dynasor.serving.replicas.asgi_stream import stream_messages
@@ -64,7 +63,7 @@ class Replica:
     ) -> None:
         self.name = name or _ask_ray_for_name()
         # Serial names of answers must not repeat between replicas: each counts from somewhere of its own.
-        server_state._serials = itertools.count(secrets.randbits(52) << 8)
+        count_ids_from(secrets.randbits(52) << 8)
         loaded = load_model(choice.model, dtype=choice.dtype, device=choice.device)
         self._engine = SupervisedEngine(
             lambda: make_serving_engine(

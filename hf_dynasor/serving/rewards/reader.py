@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from hf_dynasor.serving.layer_placement import find_input_device
 from hf_dynasor.serving.padded_batch import find_cache_kind
 from hf_dynasor.serving.rewards.prefix_cache import CachedPath, KeysValues, PrefixCache, count_shared
 
@@ -193,7 +194,7 @@ class PathReader:
             gap, missing = width - len(row.new_ids), num_cached - row.num_reused
             ids.append([self._pad_token_id] * gap + list(row.new_ids))
             mask.append([0] * missing + [1] * row.num_reused + [0] * gap + [1] * len(row.new_ids))
-        device = self._model.device
+        device = find_input_device(self._model)
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
     def _compute(

@@ -51,10 +51,20 @@ def read_rank(pid: int) -> int | None:
     return next((int(row[5:]) for row in rows if row.startswith(b"RANK=")), None)
 
 
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node")
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes")
+
+
 @contextlib.contextmanager
-def start_group(folder: Path, *options: str, size: int = 2, seconds: float = 120) -> Iterator[Group]:
+def start_group(
+    folder: Path,
+    *options: str,
+    size: int = 2,
+    seconds: float = 120,
+    launch: tuple[str, ...] = TORCHRUN,
+) -> Iterator[Group]:
     """`torchrun -m hf_dynasor serve --tensor-parallel SIZE` on a free port; ended whatever happens."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    command = [sys.executable, "-m", *launch, str(size)]
     command += ["-m", "hf_dynasor", "serve", "--port", "0", "--device", "cpu", "--tensor-parallel", str(size)]
     log = folder / "stderr.txt"
     with log.open("w") as stderr:

@@ -12,7 +12,7 @@ from hf_dynasor.serving import ContinuousBatchingEngine, load_model
 from hf_dynasor.serving.http.app import create_app
 from hf_dynasor.serving.http.model_info import ServedModel
 from tests.serving.http.kit import serve
-from tests.serving.shards.kit import start_group
+from tests.serving.shards.kit import ACCELERATE, start_group
 
 END_WITHIN_S = 30.0
 """The bound on a group's end after a process of it died."""
@@ -91,6 +91,15 @@ def test_a_killed_process_ends_the_group_with_a_clear_error_and_no_orphan(group)
     assert "shard group" in told[0]
     assert group.launcher.returncode != 0
     assert "hf-dynasor: error: The server ended with its shard group" in group.log.read_text()
+
+
+@pytest.mark.slow
+def test_accelerate_launch_starts_the_group_too(tmp_path):
+    with start_group(tmp_path, launch=ACCELERATE) as group:
+        reply = httpx.post(f"{group.address}/v1/chat/completions", json=chat(QUESTIONS[0]), timeout=60)
+        assert "106" in reply.json()["choices"][0]["message"]["content"]
+        group.launcher.send_signal(signal.SIGTERM)
+        group.wait_until_gone(END_WITHIN_S)
 
 
 @pytest.mark.slow
