@@ -12,11 +12,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hf_dynasor.errors import ConfigurationError, InputError, MissingExtraError
+from hf_dynasor.errors import InputError, MissingExtraError, name_unknown
 from hf_dynasor.evaluation.evaluate import QuestionResult
+from hf_dynasor.evaluation.policy_specs import parse_policy_spec
 from hf_dynasor.evaluation.questions import Question
 from hf_dynasor.evaluation.report_data import Prices, ReportData, gather_report
-from hf_dynasor.evaluation.report_on import PLANS, Job, Plan, list_jobs, make_run
+from hf_dynasor.evaluation.report_on import PLANS, Job, list_jobs, make_run
 from hf_dynasor.evaluation.report_page import render_html, render_json, render_markdown
 from hf_dynasor.evaluation.run_folder import write_text
 
@@ -63,8 +64,12 @@ def add_report_options(parser: argparse.ArgumentParser, positive: Callable[[str]
         "--on", nargs="+", choices=sorted(PLANS), metavar="PLAN", help=", ".join(sorted(PLANS))
     )
     group.add_argument("--folder", default="runs/report", help="where the runs are kept (runs/report)")
-    group.add_argument("--programs", nargs="+", metavar="NAME", help="of the plan (default: all)")
-    group.add_argument("--num-questions", type=positive, metavar="N", help="instead of the plan's")
+    group.add_argument(
+        "--programs", nargs="+", metavar="NAME", help="of the plans (default: all); an unknown one lists them"
+    )
+    group.add_argument(
+        "--num-questions", type=positive, metavar="N", help="instead of the plan's; all where it has fewer"
+    )
     group.add_argument("--seeds", type=positive, metavar="N", help="runs of each, instead of the plan's")
     group.add_argument("--max-active", type=positive, default=48, help="questions in flight (48)")
     parser.set_defaults(run=run_report)
@@ -74,13 +79,28 @@ def run_report(arguments: argparse.Namespace) -> int:
     """Make the runs that are asked for, read them all, write the page."""
     if not arguments.runs and not arguments.on:
         raise InputError("Got no RUNS and no --on. Expected folders of runs, or a plan to run.")
-    paths = list(arguments.runs)
-    for name in arguments.on or ():
-        paths += [str(path) for path in _make_runs(arguments, name)]
     prices = Prices(net=arguments.price, prompt=arguments.prompt_price, currency=arguments.currency)
+    _check_early(arguments)
+    paths = list(arguments.runs)
+    for name, jobs in _list_jobs(arguments).items():
+        paths += [str(path) for path in _make_runs(arguments, name, jobs)]
     data = gather_report(paths, policies=arguments.policies, budgets=arguments.budgets, prices=prices)
     _write(arguments, data)
     return 0
+
+
+def _check_early(arguments: argparse.Namespace) -> None:
+    """What would otherwise be found wrong only after hours of runs.
+
+    Raises:
+        ConfigurationError: A policy is unknown.
+        InputError: A file could not be written.
+    """
+    for policy in arguments.policies or ():
+        parse_policy_spec(policy).build_width()
+    for path in filter(None, (arguments.output, arguments.markdown, arguments.json)):
+        if not Path(path).absolute().parent.is_dir():
+            raise InputError(f"Cannot write {path}: no such folder. Choose a file in a folder that exists.")
 
 
 def _write(arguments: argparse.Namespace, data: ReportData) -> None:
@@ -103,23 +123,40 @@ def _write(arguments: argparse.Namespace, data: ReportData) -> None:
         print(f"hf-dynasor: not replayed: {note}", file=sys.stderr)
 
 
-def _make_runs(arguments: argparse.Namespace, name: str) -> list[Path]:
+def _list_jobs(arguments: argparse.Namespace) -> dict[str, list[Job]]:
+    """The jobs of each plan that has any, so that a mistake in the last plan is told before the first one runs."""
+    asked = arguments.programs or ()
+    known = dict.fromkeys(program for name in arguments.on or () for program in PLANS[name].programs)
+    for program in asked:
+        if program not in known:
+            raise name_unknown("program of this report", program, known)
+    found = {}
+    for name in dict.fromkeys(arguments.on or ()):
+        plan = PLANS[name]
+        mine = [program for program in asked if program in plan.programs]
+        if asked and not mine:
+            _note(f"the plan {name} has none of the programs that were asked for, and is left out")
+            continue
+        found[name] = list_jobs(
+            plan, mine, arguments.budgets or plan.budgets, arguments.seeds or plan.num_seeds
+        )
+    return found
+
+
+def _make_runs(arguments: argparse.Namespace, name: str, jobs: Sequence[Job]) -> list[Path]:
     """The folders of a plan's runs, made where they are not whole yet."""
     from hf_dynasor.serving import make_engine
 
     plan = PLANS[name]
-    jobs = list_jobs(
-        plan,
-        _choose_programs(arguments, plan),
-        arguments.budgets or plan.budgets,
-        arguments.seeds or plan.num_seeds,
-    )
-    questions = _make_questions(name, arguments.num_questions or plan.num_questions)
+    num_asked = arguments.num_questions or plan.num_questions
+    questions = make_questions(name, num_asked)
+    if len(questions) < num_asked:
+        _note(f"the plan {name} has {len(questions)} questions, not {num_asked}: all of them are run")
     folder = Path(arguments.folder) / name
     model = str(_find_smollm2()) if name == "smollm2" else plan.model
     with contextlib.closing(make_engine(model, engine="continuous")) as engine:  # many programs at once
         for job in jobs:
-            _show(job, len(questions))
+            print(f"{job.name}: {len(questions)} questions", file=sys.stderr, flush=True)
             make_run(
                 folder,
                 job,
@@ -131,14 +168,6 @@ def _make_runs(arguments: argparse.Namespace, name: str) -> list[Path]:
                 on_result=_Progress(len(questions)),
             )
     return [folder / job.name for job in jobs]
-
-
-def _choose_programs(arguments: argparse.Namespace, plan: Plan) -> Sequence[str]:
-    """Those asked for that the plan has, where several plans are run; else all that are asked for."""
-    asked = arguments.programs or ()
-    if len(arguments.on) == 1:
-        return tuple(asked)
-    return tuple(program for program in asked if program in plan.programs)
 
 
 class _Progress:
@@ -154,34 +183,31 @@ class _Progress:
             print(f"\r  {self._done} of at most {self._total}", end=end, file=sys.stderr, flush=True)
 
 
-def _show(job: Job, num_questions: int) -> None:
-    print(f"{job.name}: {num_questions} questions", file=sys.stderr, flush=True)
+def _note(message: str) -> None:
+    print(f"hf-dynasor: {message}", file=sys.stderr, flush=True)
 
 
-def _make_questions(name: str, num: int) -> list[Question]:
+def make_questions(name: str, num: int) -> list[Question]:
+    """The first questions of a plan; all of them where it has fewer."""
     if name == "smollm2":
-        return make_sums(num)
+        return make_sums()[:num]
     from hf_dynasor.embedded.problems import generate_problems
 
-    return [
-        Question(id=item.id, question=item.question, answer=item.answer, group=str(item.level))
-        for item in generate_problems(num, seed=QUESTION_SEED, split="test")
-    ]
+    # Of many thousands a few have the text of an earlier one, and would draw the same samples again.
+    found: dict[str, Question] = {}
+    for item in generate_problems(num + num // 100, seed=QUESTION_SEED, split="test"):
+        made = Question(id=item.id, question=item.question, answer=item.answer, group=str(item.level))
+        found.setdefault(item.question, made)
+    return list(found.values())[:num]
 
 
-def make_sums(num: int) -> list[Question]:
-    """Sums of two digits from 1 to 9, in one fixed shuffled order.
-
-    Raises:
-        ConfigurationError: More than there are.
-    """
+def make_sums() -> list[Question]:
+    """The 81 sums of two digits from 1 to 9, in one fixed shuffled order."""
     pairs = list(itertools.product(range(1, 10), repeat=2))
-    if num > len(pairs):
-        raise ConfigurationError(f"Got {num} questions but there are {len(pairs)} one-digit sums.")
     random.Random(0).shuffle(pairs)
     return [
         Question(id=f"{left}+{right}", question=f"What is {left}+{right}?", answer=str(left + right))
-        for left, right in pairs[:num]
+        for left, right in pairs
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hf_dynasor.cli import report as reports
 from hf_dynasor.cli.main import main
-from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.evaluation.questions import Question
 from tests.evaluation.report_kit import write_votes
 
 
@@ -70,7 +70,51 @@ def test_one_command_makes_the_runs_and_the_page_and_goes_on_where_it_was(tmp_pa
     capsys.readouterr()
 
 
-def test_there_are_only_so_many_one_digit_sums():
-    assert len({question.id for question in reports.make_sums(81)}) == 81
-    with pytest.raises(ConfigurationError, match="81 one-digit sums"):
-        reports.make_sums(82)
+def test_more_questions_than_a_plan_has_are_all_it_has():
+    assert len({question.id for question in reports.make_questions("smollm2", 100)}) == 81
+    assert [question.id for question in reports.make_questions("smollm2", 3)] == [
+        question.id for question in reports.make_sums()[:3]
+    ]
+
+
+def test_what_a_plan_has_not_is_noted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reports, "make_questions", lambda name, num: make_three()[:num])
+    argv = ["report", "--on", "embedded", "--programs", "self_consistency", "--seeds", "1", "--budgets", "1"]
+    argv += ["--folder", str(tmp_path / "runs"), "--output", str(tmp_path / "r.html")]
+    assert main([*argv, "--num-questions", "4"]) == 0
+    assert "has 3 questions, not 4: all of them are run" in capsys.readouterr().err
+    assert main([*argv, "--num-questions", "3"]) == 0
+    assert "all of them" not in capsys.readouterr().err
+
+
+def make_three() -> list[Question]:
+    return [Question(id=str(n), question=f"What is {n}+1?", answer=str(n + 1)) for n in range(3)]
+
+
+def test_embedded_questions_are_distinct_and_the_first_stay_the_first():
+    few, many = reports.make_questions("embedded", 5), reports.make_questions("embedded", 1900)
+    assert many[:5] == few
+    assert len({question.question for question in many}) == 1900
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--policies", "nope"], "Unknown policy 'nope'"),
+        (["--programs", "nope"], "Unknown program of this report 'nope'"),
+        (["--markdown", "/nowhere/at/all.md"], "no such folder"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_run(more, message, tmp_path, capsys):
+    argv = ["report", "--on", "smollm2", "embedded", "--folder", str(tmp_path / "runs")]
+    assert main([*argv, "--output", str(tmp_path / "r.html"), *more]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_without_the_programs_asked_for_is_left_out(tmp_path, capsys):
+    argv = ["report", "--on", "smollm2", "embedded", "--folder", str(tmp_path / "runs")]
+    argv += ["--programs", "mcts", "--seeds", "1", "--budgets", "4", "--num-questions", "1"]
+    assert main([*argv, "--output", str(tmp_path / "r.html")]) == 0
+    assert "the plan smollm2 has none of the programs" in capsys.readouterr().err
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["embedded"]
