@@ -227,6 +227,9 @@ def describe_bad_body(error: RequestValidationError) -> ApiError:
     if first["type"] == "extra_forbidden":
         message = f"The field {path!r} is not supported here. Remove it."
         return ApiError(status=400, message=message, param=path, code="unsupported_field")
+    if path == "extra_body":
+        message = "extra_body: its fields belong at the top level of the body. The openai client puts them there by itself."
+        return ApiError(status=400, message=message, param=path, code="unsupported_field")
     if first["type"] == "json_invalid":
         return ApiError(status=400, message="The body is not JSON.", code="invalid_json")
     message = f"{path or 'body'}: {first['msg']}"

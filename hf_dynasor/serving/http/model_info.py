@@ -25,6 +25,7 @@ class ServedModel:
 
     Attributes:
         markers: How the model marks its thinking, if it does.
+        encoder: Prompts to ids, as the engine does it.
     """
 
     loaded: LoadedModel
@@ -33,15 +34,13 @@ class ServedModel:
     capacity: int | None = None
     # Found once: looking for it reads the whole vocabulary.
     markers: ThinkMarkers | None = field(init=False)
+    # Made once: it asks the tokenizer what a text begins with.
+    encoder: PromptEncoder = field(init=False)
 
     def __post_init__(self) -> None:
         found = find_think_markers(self.loaded.tokenizer, self.loaded.generation_config)
         object.__setattr__(self, "markers", found)
-
-    @property
-    def encoder(self) -> PromptEncoder:
-        """Prompts to ids, as the engine does it."""
-        return PromptEncoder(self.loaded)
+        object.__setattr__(self, "encoder", PromptEncoder(self.loaded))
 
     @property
     def tokenizer(self) -> Any:

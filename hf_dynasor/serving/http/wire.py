@@ -109,6 +109,9 @@ class Sampling(Wire):
     request_id: str | None = Field(None, min_length=1, max_length=200)
     user: str | None = Field(None, description="For the client's own records.")
     metadata: dict[str, str] | None = Field(None, description="For the client's own records.")
+    extra_body: dict[str, Any] | None = Field(
+        None, max_length=0, description="Empty: its fields belong beside the others, where clients put them."
+    )
 
 
 class TextPart(Wire):

@@ -155,6 +155,15 @@ def test_what_cannot_be_honoured_is_refused_by_name(client, options, param):
     assert caught.value.body["type"] == "invalid_request_error"
 
 
+def test_an_empty_extra_body_says_nothing_and_a_full_one_is_told_where_it_belongs(http):
+    body = {"messages": MESSAGES, "max_tokens": 2}
+    assert http.post("/v1/chat/completions", json=body | {"extra_body": {}}).status_code == 200
+    refused = http.post("/v1/chat/completions", json=body | {"extra_body": {"seed": 1}})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "extra_body"
+    assert "top level" in refused.json()["error"]["message"]
+
+
 def test_another_model_is_not_found(client):
     with pytest.raises(openai.NotFoundError, match="embedded"):
         chat(client, model="gpt-4")
