@@ -25,6 +25,7 @@ _UNREAD_BY_MODE: Mapping[str, tuple[str, ...]] = {
     "plain": (
         "interval",
         "min_thinking",
+        "at_steps",
         "suffix",
         "guided_prompt",
         "resume",
@@ -34,7 +35,7 @@ _UNREAD_BY_MODE: Mapping[str, tuple[str, ...]] = {
     ),
     "guided": ("suffix", "exit", "closing"),
     "cut": ("suffix",),
-    "probed": ("min_thinking", "guided_prompt", "resume"),
+    "probed": ("min_thinking", "at_steps", "guided_prompt", "resume"),
 }
 
 

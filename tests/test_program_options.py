@@ -65,6 +65,8 @@ def test_an_option_that_a_program_does_not_read_raises(program, options):
         ("suffix", {"mode": "plain", "suffix": "short"}),
         ("min_thinking", {"mode": "probed", "min_thinking": 64}),
         ("min_thinking", {"mode": "plain", "min_thinking": 64}),
+        ("at_steps", {"mode": "probed", "at_steps": True}),
+        ("at_steps", {"mode": "plain", "at_steps": True}),
         ("exit", {"mode": "guided", "exit": "answer"}),
         ("suffix", {"mode": "cut", "suffix": "short"}),
         ("resume", {"resume": "Wait."}),

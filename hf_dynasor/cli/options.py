@@ -169,6 +169,12 @@ def _add_chain_options(parser: argparse.ArgumentParser) -> None:
         type=non_negative,
         help="guided, cut: thinking tokens before the first forced answer (default: 256; the paper's: 0)",
     )
+    group.add_argument(
+        "--at-steps",
+        action="store_true",
+        default=None,
+        help="guided, cut: force answers at the end of a step only (and let a cut chain have a rule that reads there)",
+    )
     group.add_argument("--suffix", help=f"what a probe asks with: {', '.join(PROBE_SUFFIXES)}, or a text")
     group.add_argument("--resume", help="guided, cut: a text forced after each answer")
     group.add_argument("--exit", help=f"after a stop: {' or '.join(get_args(ChainExit))} (default: probe)")
@@ -176,7 +182,7 @@ def _add_chain_options(parser: argparse.ArgumentParser) -> None:
 
 
 _PROGRAM_OPTIONS = (
-    "vote", "stop_decided", "mode", "rule", "interval", "min_thinking", "suffix", "resume", "exit", "closing",
+    "vote", "stop_decided", "mode", "rule", "interval", "min_thinking", "at_steps", "suffix", "resume", "exit", "closing",
     "reward", "delimiter", "greedy_first", "reward_temperature", "branching", "num_children", "exploration", "num_parallel",
     "has_rollouts",
 )  # fmt: skip

@@ -183,12 +183,11 @@ class ChainOfThought(ReasoningProgram):
         if not self._is_read:
             return False
         if not self.settings.is_guided:
+            # A rule may stay due where it read.
             is_read_here = bool(self.readings) and self.readings[-1].progress == chain.progress
-            return not is_read_here and self._state.is_due(
-                chain.progress
-            )  # a rule may stay due where it read
-        forced = chain.guess_forced(self.settings.guided_prompt)
-        return chain.num_thinking >= self._next_at and self._count_room() > forced
+            return not is_read_here and self._state.is_due(chain.progress)
+        is_place = chain.num_thinking >= self._next_at and self.settings.may_answer(chain, self._state)
+        return is_place and self._count_room() > chain.guess_forced(self.settings.guided_prompt)
 
     def _count_room(self) -> int:
         """Tokens that the chain may still grow by, with what is forced and not yet counted taken off."""
@@ -196,7 +195,8 @@ class ChainOfThought(ReasoningProgram):
 
     def _extend(self, room: int) -> Flow:
         """One more chunk of at most `room` tokens, up to where a reading may be due."""
-        stop = self.settings.delimiter if self.settings.reads_steps and self._is_read else ""
+        is_near = not self.settings.is_guided or self._chain.num_thinking >= self._next_at
+        stop = self.settings.delimiter if self.settings.reads_steps and self._is_read and is_near else ""
         yield from self._continue(f"chunk-{len(self.pieces)}", self._count_until_due(room), stop)
 
     def _count_until_due(self, room: int) -> int:
@@ -210,7 +210,7 @@ class ChainOfThought(ReasoningProgram):
         return next(places, room)
 
     def _continue(
-        self, name: str, limit: int, stop: str
+        self, name: str, limit: int, stop: str, *, logprobs: bool = False
     ) -> Generator[tuple[Command, ...], Completion, Completion]:
         """Let the chain grow by at most `limit` tokens, up to a stop string if one is given."""
         sampling = replace(
@@ -218,6 +218,7 @@ class ChainOfThought(ReasoningProgram):
             max_new_tokens=limit,
             seed=derive_seed(self.sampling.seed, "chain", name),
             stop=(stop,) if stop else (),
+            logprobs=logprobs or self.sampling.logprobs,
         )
         part = yield (Generate(key=self.key(name), prompt=self._chain.prompt, sampling=sampling),)
         if part.finish_reason is FinishReason.FAILED:
@@ -234,14 +235,14 @@ class ChainOfThought(ReasoningProgram):
 
     def _guide(self) -> Flow:
         """Make the chain write the final-answer prompt and its answer, and read that."""
-        settings, box = self.settings, OpenedBox()
-        name = f"answer-{len(self.readings)}"
+        settings, box, name = self.settings, OpenedBox(), f"answer-{len(self.readings)}"
         self._chain.force(settings.guided_prompt)
         while self._ending is None and not box.is_answered:
             limit = min(settings.max_answer_tokens - box.num_tokens, self._count_room())
             if limit <= 0:
                 break
-            part = yield from self._continue(f"{name}.{len(self.pieces)}", limit, "}")
+            piece = f"{name}.{len(self.pieces)}"
+            part = yield from self._continue(piece, limit, "}", logprobs=settings.reads_probabilities)
             box.append(part)
             if part.finish_reason is not FinishReason.STOP:
                 break
@@ -273,9 +274,8 @@ class ChainOfThought(ReasoningProgram):
         reading = box.read(self._chain.progress, self.settings.answer_format)
         self.readings.append(reading)
         self._keys.append(make_key(reading.answer, self.settings.answer_format))
-        verdict = Verdict(vote=Vote.CONTINUE)
-        if self.settings.mode != "guided":
-            verdict = self._state.observe(reading)
+        is_judged = self.settings.mode != "guided"
+        verdict = self._state.observe(reading) if is_judged else Verdict(vote=Vote.CONTINUE)
         self.trace_entries.append(
             TraceEntry(
                 num_tokens=reading.progress.num_tokens,

@@ -21,6 +21,7 @@ from hf_dynasor.certaindex.readings import (
 )
 from hf_dynasor.core import SamplingParams
 from hf_dynasor.errors import ConfigurationError, name_unknown
+from hf_dynasor.programs.chain_text import ChainText
 
 ChainMode: TypeAlias = Literal["plain", "guided", "cut", "probed"]
 ChainExit: TypeAlias = Literal["probe", "answer"]
@@ -80,6 +81,8 @@ class ChainSettings:
         min_thinking: Thinking tokens before a guided or cut chain is first made to answer, 0 or more: what it writes
             stays in the chain, and a model may believe an answer that came too early. 0 (the paper) begins after one
             interval.
+        at_steps: Whether a guided or cut chain is made to answer only where a step has just ended, so that none is
+            broken off. A cut chain may then have a rule that reads at the end of steps, whose word it is when.
         suffix: What a probe asks with: a name in `PROBE_SUFFIXES`, or a text that opens a box; `{close}` stands
             for `think_end`.
         guided_prompt: What a guided chain is made to write; it must open a box.
@@ -104,6 +107,7 @@ class ChainSettings:
     rule: StoppingRule | None = None
     interval: int = 32
     min_thinking: int = 0
+    at_steps: bool = False
     suffix: str = "final_answer"
     guided_prompt: str = GUIDED_PROMPT
     resume: str = ""
@@ -185,7 +189,21 @@ class ChainSettings:
     @property
     def reads_steps(self) -> bool:
         """Whether readings wait for the end of a step."""
+        if self.is_guided:
+            return self.at_steps
         return self.mode == "probed" and self.rule is not None and self.rule.reads_text
+
+    def may_answer(self, chain: ChainText, state: RuleState) -> bool:
+        """Whether a guided or cut chain may be made to answer where it is, once it has thought long enough.
+
+        Args:
+            chain: As it stands.
+            state: Of its rule, which is asked where it reads at the end of steps.
+        """
+        if not self.at_steps:
+            return True
+        is_asked = self.rule is not None and self.rule.reads_text
+        return chain.text.endswith(self.delimiter) and (not is_asked or state.is_due(chain.progress))
 
     def _check_texts(self) -> None:
         for name in ("delimiter", "think_end"):
@@ -212,13 +230,13 @@ class ChainSettings:
             raise ConfigurationError(
                 "Got a rule that reads entropies, which no engine returns. Use AnswerConsistency or BoundaryConfidence."
             )
-        if self.mode == "cut" and self.rule.reads_text:
+        if self.mode == "cut" and self.rule.reads_text and not self.at_steps:
             raise ConfigurationError(
                 "Got a rule that waits for the end of a step with mode 'cut', which reads every `interval` tokens. "
-                "Expected AnswerConsistency, or mode 'probed'."
+                "Expected AnswerConsistency, at_steps=True, or mode 'probed'."
             )
         far = Progress(num_tokens=2**40, tail=self.delimiter)
-        if self.reads_steps and not self.rule.start().is_due(far):
+        if self.reads_steps and self.rule.reads_text and not self.rule.start().is_due(far):
             raise ConfigurationError(
                 f"Got {self.delimiter = }, at which the rule never reads. Expected the rule's own delimiter."
             )

@@ -1,5 +1,7 @@
 """Chains of thought over any engine: the chain is that of one plain generation, and what is read decides when it ends."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -196,6 +198,39 @@ def test_no_answer_is_forced_before_the_least_thinking(interval, min_thinking, m
     assert starts, "300 tokens leave room for one answer"
     assert program.text[:first] == plain.text[:first]
     assert program.text[first:].startswith(program.settings.guided_prompt)
+
+
+@settings(max_examples=25, deadline=None)
+@given(interval=st.integers(1, 40), min_thinking=st.integers(0, 80), mode=st.sampled_from(["guided", "cut"]))
+def test_a_guided_chain_can_be_asked_at_the_end_of_steps_only(interval, min_thinking, mode):
+    options = {"min_thinking": min_thinking, "resume": " Wait.", "budget": 400, "delimiter": "."}
+    program, answer = solve(CharEngine(), mode=mode, interval=interval, at_steps=True, **options)
+    head = program.text.split(program.settings.guided_prompt)[0]
+    assert program.readings, "400 tokens leave room for one answer"
+    assert head.endswith(".")
+    assert len(head) >= max(interval, min_thinking)
+    assert answer.units_spent <= 400
+    plain, _ = solve(CharEngine(), mode="plain", budget=400)
+    assert plain.text.startswith(head), "what comes before the first answer is the chain's own"
+    first = plain.text.index(".", max(interval, min_thinking, 1) - 1) + 1
+    assert len(head) == first, "the first step that ends late enough"
+
+
+def test_a_cut_chain_may_stop_by_a_rule_that_reads_at_the_end_of_steps():
+    rule = BoundaryConfidence(threshold=0.5, delimiter=".", min_gap=5)
+    engine = CharEngine()
+    program, answer = solve(engine, mode="cut", rule=rule, at_steps=True, interval=1, delimiter=".")
+    assert answer.stop_reason is StopReason.CERTAIN
+    assert program.trace_entries[0].verdict.certainty == pytest.approx(0.9048, abs=1e-3)
+    assert {request.sampling.logprobs for request in engine.requests} == {True, False}, "of answers only"
+    never = BoundaryConfidence(threshold=0.95, delimiter=".", min_gap=40)
+    program, _ = solve(CharEngine(), mode="cut", rule=never, at_steps=True, interval=1, delimiter=".")
+    places = [entry.num_tokens for entry in program.trace_entries]
+    assert all(late - early >= 40 for early, late in pairwise(places)), "the rule says where"
+    with pytest.raises(ConfigurationError, match="at_steps=True"):
+        ChainSettings(mode="cut", rule=rule, delimiter=".")
+    with pytest.raises(ConfigurationError, match="delimiter"):
+        ChainSettings(mode="cut", rule=rule, at_steps=True, delimiter="!")
 
 
 @pytest.mark.parametrize("reads_text", [True, False])
