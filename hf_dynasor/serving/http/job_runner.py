@@ -95,10 +95,15 @@ class JobRunner:
 
     async def add(self, jobs: list[Job]) -> None:
         """Keep new jobs and have them run soon."""
-        await asyncio.to_thread(self._store.add, jobs)
-        for job in jobs:
+        for job in jobs:  # first, since a job that is in the store may run, and end, at once
             self._logs[job.id] = EventLog()
             self._logs[job.id].add("queued", {"id": job.id})
+        try:
+            await asyncio.to_thread(self._store.add, jobs)
+        except Exception:
+            for job in jobs:
+                self._logs.pop(job.id, None)
+            raise
         self._wake.set()
 
     async def cancel(self, job_id: str) -> bool:
