@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -24,6 +25,9 @@ from hf_dynasor.serving.replicas.replica import ModelChoice, Replica, split_limi
 _ONGOING = 100_000
 """Calls that Ray lets through to a replica at once: the server behind has a queue of its own, and says 429."""
 
+_HANDOVER_S = 10.0
+"""Seconds that an ingress outlives the replicas whose answers it passes on, in an update."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
@@ -32,6 +36,8 @@ class Scale:
     Args:
         replicas: How many; with `max_replicas` the fewest.
         max_replicas: The most, between which the number follows the backlog of programs; `None` keeps it.
+        upscale_delay_s, downscale_delay_s: Seconds that the backlog must ask for more replicas, or for fewer, before
+            there are.
         routing: The name of a routing policy.
         num_cpus, num_gpus: What Ray reserves for each replica, to place them.
         health_check_period_s: Seconds between two looks at a replica's health.
@@ -39,6 +45,8 @@ class Scale:
 
     replicas: int = 2
     max_replicas: int | None = None
+    upscale_delay_s: float = 30.0
+    downscale_delay_s: float = 600.0
     routing: str = "least_cost"
     num_cpus: float = 1.0
     num_gpus: float = 0.0
@@ -104,7 +112,10 @@ def build_application(
     )
     bound = replicas.bind(choice, split_limits(settings, scale.replicas), job_store)
     ingress = serve.deployment(IngressDeployment, name="Ingress").options(
-        max_ongoing_requests=_ONGOING, ray_actor_options={"num_cpus": 0}
+        max_ongoing_requests=_ONGOING,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=settings.drain_timeout_s + _HANDOVER_S,
+        **_let_successor_overlap(),
     )
     return ingress.bind(bound, settings.max_body_bytes, scale.routing)
 
@@ -138,13 +149,23 @@ def _read(kind: Any, section: Mapping[str, Any] | None) -> Any:
     return kind(**(section or {}))
 
 
+def _let_successor_overlap() -> dict[str, Any]:
+    """Have an update start the next ingress before the last one ends; Ray before 2.60 lets requests wait meanwhile."""
+    is_known = "max_surge_percent" in inspect.signature(serve.Deployment.options).parameters
+    return {"max_surge_percent": 100} if is_known else {}
+
+
 def _count_replicas(scale: Scale) -> dict[str, Any]:
     if scale.max_replicas is None:
         return {"num_replicas": scale.replicas}
     policy = AutoscalingPolicy(policy_function="hf_dynasor.serving.replicas.scaling:scale_by_backlog")
     return {
         "autoscaling_config": AutoscalingConfig(
-            min_replicas=scale.replicas, max_replicas=scale.max_replicas, policy=policy
+            min_replicas=scale.replicas,
+            max_replicas=scale.max_replicas,
+            upscale_delay_s=scale.upscale_delay_s,
+            downscale_delay_s=scale.downscale_delay_s,
+            policy=policy,
         )
     }
 
