@@ -4,6 +4,7 @@ import math
 
 import datasets
 import evaluate
+from scipy import stats
 
 _DESCRIPTION = """\
 Attainment of deadlines (service-level objectives): the share of reasoning programs that ended in time, its 95% interval,
@@ -38,8 +39,6 @@ _CITATION = """\
   year={2024}
 }
 """
-
-_Z_95 = 1.959963984540054
 
 
 class SLOAttainment(evaluate.Metric):
@@ -78,7 +77,5 @@ class SLOAttainment(evaluate.Metric):
 
 
 def _find_interval(num_met, num):
-    share, scale = num_met / num, 1 + _Z_95**2 / num
-    middle = share + _Z_95**2 / (2 * num)
-    spread = _Z_95 * math.sqrt(share * (1 - share) / num + _Z_95**2 / (4 * num**2))
-    return [max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)]
+    found = stats.binomtest(num_met, num).proportion_ci(method="wilson")
+    return [float(found.low), float(found.high)]

@@ -1,9 +1,8 @@
 """Accuracy against tokens, setting by setting, and the tokens that are saved at equal accuracy."""
 
-import math
-
 import datasets
 import evaluate
+from scipy import stats
 
 _DESCRIPTION = """\
 The curve of accuracy against tokens over several settings (budgets, policies), with 95% intervals; the tokens that reach a
@@ -46,8 +45,6 @@ _CITATION = """\
   year={2024}
 }
 """
-
-_Z_95 = 1.959963984540054
 
 
 class TokenToAccuracy(evaluate.Metric):
@@ -119,7 +116,5 @@ def _find_tokens(curve, accuracy):
 
 
 def _find_interval(num_right, num):
-    share, scale = num_right / num, 1 + _Z_95**2 / num
-    middle = share + _Z_95**2 / (2 * num)
-    spread = _Z_95 * math.sqrt(share * (1 - share) / num + _Z_95**2 / (4 * num**2))
-    return [max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)]
+    found = stats.binomtest(num_right, num).proportion_ci(method="wilson")
+    return [float(found.low), float(found.high)]

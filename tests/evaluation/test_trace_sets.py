@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hf_dynasor.certaindex import TABLE_1, Thresholds
 from hf_dynasor.cli import main
 from hf_dynasor.errors import ConfigurationError, InputError
-from hf_dynasor.evaluation.policy_specs import PolicySpec, parse_policy_spec
 from hf_dynasor.evaluation.replayed import summarise
 from hf_dynasor.evaluation.trace_sets import open_traces, replay
-from hf_dynasor.scheduler import StaticThreshold, VoteForecast
 from tests.evaluation.kit import record_votes
 from tests.evaluation.trace_kit import probed_row, trial_row, write_lines
 
@@ -175,33 +172,6 @@ def test_programs_and_other_traces_do_not_mix(file, tmp_path):
     other.write_text('{"id": "a", "answer": "1", "samples": ["The answer is 1."]}\n')
     with pytest.raises(InputError, match="together with other traces"):
         open_traces([file, other])
-
-
-def test_every_row_of_table_1_is_a_policy_by_name():
-    for name, preset in TABLE_1.items():
-        policy = parse_policy_spec(name).build_width()
-        assert policy == StaticThreshold(thresholds=preset.thresholds, detect_at=preset.detect_at)
-
-
-def test_a_policy_is_named_as_it_is_typed():
-    for text in ("static", "static:entropy=0.6,detect_at=8", "forecast:risk=0.1", "sc/math"):
-        assert parse_policy_spec(text).title == text
-    assert parse_policy_spec("forecast:risk=0.1,max_grants=null").build_width() == VoteForecast(
-        risk=0.1, max_grants=None
-    )
-
-
-def test_limits_of_giving_up_come_from_plain_json():
-    spec = PolicySpec(name="forecast", parameters={"give_up": {"entropy": 0.2}, "give_up_at": 4})
-    assert spec.build_width() == VoteForecast(give_up=Thresholds(entropy=0.2), give_up_at=4)
-    assert PolicySpec(name="static", parameters={"give_up": None}).build_width() == StaticThreshold()
-    with pytest.raises(ConfigurationError, match="give_up = 3"):
-        PolicySpec(name="static", parameters={"give_up": 3}).build_width()
-
-
-def test_a_policy_of_another_kind_is_refused():
-    with pytest.raises(ConfigurationError, match="Expected kind 'width'"):
-        PolicySpec(kind="depth", name="confidence").build_width()
 
 
 def test_an_unknown_policy_for_chains_lists_the_rules_of_generate_too(capsys, tmp_path):
