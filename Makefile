@@ -49,11 +49,14 @@ install-llama:  ## llama.cpp's server in an environment of its own, for test-e2e
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DGGML_LLAMAFILE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TOOLS=OFF" \
 	  $(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check "llama-cpp-python[server]==0.3.36"
 
-test-replicas: install-dev  ## Two Ray Serve replicas: a replica killed under load, and the clients of test-e2e; Ray has its own environment
+test-replicas: install-dev  ## Two Ray Serve replicas: killed, updated and scaled under load, and the clients of test-e2e; Ray has its own environment
 	test -x $(VENV)-ray/bin/python || $(PYTHON) -m venv $(VENV)-ray
 	$(VENV)-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,e2e,ray]"
+	test -x $(VENV)-guidellm/bin/guidellm || { $(PYTHON) -m venv $(VENV)-guidellm && \
+	  $(VENV)-guidellm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt guidellm; }
 	$(VENV)-ray/bin/python -m pytest -q -m slow tests/serving/replicas
-	HF_DYNASOR_E2E_REPLICAS=2 $(VENV)-ray/bin/python -m pytest -q -m e2e tests/e2e
+	HF_DYNASOR_E2E_REPLICAS=2 GUIDELLM=$(abspath $(VENV)-guidellm/bin/guidellm) \
+	  $(VENV)-ray/bin/python -m pytest -q -m "e2e or slow" tests/e2e --ignore tests/e2e/test_remote_servers.py
 
 quality: install-dev  ## Formatting, lint, types
 	$(BIN)/ruff format --check .

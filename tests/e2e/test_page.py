@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from hf_dynasor.serving.http.app import create_app
 from hf_dynasor.serving.http.model_info import ServedModel
 from tests.e2e.browser import find_browser, open_browser
 from tests.serving.http.kit import serve
+from tests.serving.replicas.kit import count_running, start_replicas
 
 pytest.importorskip("selenium", reason="selenium is not installed: pip install selenium")
 pytestmark = [
@@ -24,16 +26,23 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def engine():
-    engine = make_engine(load_model("embedded"), engine="continuous")
-    yield engine
-    engine.close()
+def server(tmp_path_factory):
+    """An address, and what tells how many requests run behind it."""
+    if (replicas := int(os.environ.get("HF_DYNASOR_E2E_REPLICAS", "1"))) > 1:
+        with start_replicas(tmp_path_factory.mktemp("replicas"), replicas=replicas) as (_, address):
+            yield address, lambda: count_running(address)
+        return
+    loaded = load_model("embedded")
+    with (
+        make_engine(loaded, engine="continuous") as engine,
+        serve(create_app(engine, ServedModel(loaded, "embedded", 0))) as address,
+    ):
+        yield address, lambda: engine.num_in_flight
 
 
 @pytest.fixture(scope="module")
-def address(engine):
-    with serve(create_app(engine, ServedModel(load_model("embedded"), "embedded", 0))) as address:
-        yield address
+def address(server):
+    return server[0]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +116,7 @@ def test_a_question_is_answered_while_one_watches(page):
     assert not page.find("cancel").is_enabled()
 
 
-def test_branches_appear_and_grow_and_cancel_ends_them(page, engine):
+def test_branches_appear_and_grow_and_cancel_ends_them(page, server):
     page.fill(question="What is 83*47+29?", budget=64, temperature=2)
     page.find("send").click()
     page.wait_until(lambda: page.count("#branches li.growing"))
@@ -117,7 +126,7 @@ def test_branches_appear_and_grow_and_cancel_ends_them(page, engine):
     assert page.find("cancel").is_enabled()
     page.find("cancel").click()
     page.wait_for("status", lambda text: text == "Cancelled.")
-    page.wait_until(lambda: engine.num_in_flight == 0)
+    page.wait_until(lambda: server[1]() == 0)
     page.wait_until(lambda: page.find("send").is_enabled())
     page.fill(question="What is 7+8?", budget=5, temperature=0.7)
     page.find("send").click()

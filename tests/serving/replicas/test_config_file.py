@@ -6,107 +6,23 @@ One Ray for all tests of this module; each goes on where the one before it ended
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import secrets
-import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.serving.replicas.kit import needs_ray, read_replicas, wait_for_replicas
+from tests.serving.replicas.kit import needs_ray, read_replicas, serve_config, wait_for_replicas
 
 pytestmark = [pytest.mark.slow, needs_ray, pytest.mark.timeout(900)]
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "serve_replicas.yaml"
-START_WITHIN_S = 400.0
 CHANGE_WITHIN_S = 300.0
-
-
-def find_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Cluster:
-    """`serve run` in a folder of its own, and `serve deploy` beside it."""
-
-    def __init__(self, folder):
-        self.folder, self.port = folder, find_port()
-        self.address = f"http://127.0.0.1:{self.port}"
-        self.variables = os.environ | {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": "120",
-            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-        }
-
-    def write(self, **changes):
-        """The example's file with another port, and other values in its sections."""
-        yaml = pytest.importorskip("yaml")
-        content = yaml.safe_load(EXAMPLE.read_text())
-        content["http_options"]["port"] = self.port
-        arguments = content["applications"][0]["args"]
-        for section, values in changes.items():
-            arguments[section] = {**arguments[section], **values}
-        path = self.folder / "serve.yaml"
-        path.write_text(yaml.safe_dump(content))
-        return path
-
-    def command(self, *words):
-        return [str(Path(sys.executable).parent / "serve"), *map(str, words)]
-
-    def deploy(self, **changes):
-        subprocess.run(
-            self.command("deploy", self.write(**changes)),
-            cwd=self.folder,
-            env=self.variables,
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
-
-    def wait_until(self, is_so, seconds, what):
-        deadline = time.monotonic() + seconds
-        while True:
-            with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
-                if (found := is_so()) is not None:
-                    return found
-            assert time.monotonic() < deadline, f"{what} within {seconds} s"
-            time.sleep(0.5)
-
-    def read_model(self):
-        reply = httpx.get(f"{self.address}/v1/models", timeout=30)
-        return reply.json()["data"][0]["id"] if reply.status_code == 200 else None
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    cluster = Cluster(tmp_path_factory.mktemp("serve_run"))
-    log = cluster.folder / "log.txt"
-    command = cluster.command("run", cluster.write())
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            command, cwd=cluster.folder, env=cluster.variables, stdout=file, stderr=file
-        )
-    try:
-        cluster.wait_until(cluster.read_model, START_WITHIN_S, f"it answers\n{log.read_text()[-3000:]}")
+    with serve_config(tmp_path_factory.mktemp("serve_run")) as cluster:
         yield cluster
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(90)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(30)
 
 
 def chat(question, **fields):

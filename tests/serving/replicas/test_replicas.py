@@ -11,7 +11,7 @@ import time
 import httpx
 import pytest
 
-from tests.serving.replicas.kit import needs_ray, start_replicas, wait_for_replicas
+from tests.serving.replicas.kit import count_running, needs_ray, start_replicas, wait_for_replicas
 
 pytestmark = [pytest.mark.slow, needs_ray, pytest.mark.timeout(900)]
 
@@ -79,7 +79,7 @@ def test_a_client_that_leaves_ends_its_request_on_the_replica(address):
     with httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=60) as reply:
         next(reply.iter_lines())
     deadline = time.monotonic() + 30
-    while any(row["load"]["num_running"] for row in httpx.get(f"{address}/replicas").json()["replicas"]):
+    while count_running(address):
         assert time.monotonic() < deadline, "it goes on"
         time.sleep(0.2)
 
