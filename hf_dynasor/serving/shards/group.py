@@ -60,7 +60,7 @@ def check_launched(size: int) -> None:
         raise ConfigurationError(
             f"Got --tensor-parallel {size} but {num_started} process{'es' * (num_started != 1)} of it "
             f"run{'s' * (num_started == 1)}. Start it as: torchrun --standalone --nproc-per-node {size} -m hf_dynasor "
-            f"serve --tensor-parallel {size} ... (or with accelerate launch, which on a CPU starts one process only)."
+            f"serve --tensor-parallel {size} ... (or with accelerate launch --multi_gpu --num_processes {size}, on a CPU too)."
         )
 
 

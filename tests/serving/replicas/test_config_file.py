@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 
 import httpx
 import pytest
@@ -48,7 +49,9 @@ def read_ended(client, name):
     return told if told["status"] not in ("queued", "running") else None
 
 
-def test_an_update_under_load_ends_every_accepted_request_whole_or_in_one_clear_error(cluster):
+def test_an_update_under_load_ends_every_accepted_request_whole_or_in_one_clear_error(
+    cluster, record_property
+):
     before = wait_for_replicas(cluster.address, 2, 120)
     lines = [
         json.dumps({"question": f"What is {a}*7+{b}?", "budget": 6}) for a in range(2, 12) for b in (1, 2)
@@ -89,6 +92,7 @@ def test_an_update_under_load_ends_every_accepted_request_whole_or_in_one_clear_
             return (await client.get(f"/v1/batches/{batch}/results")).text.splitlines()
 
     results = [json.loads(line) for line in asyncio.run(run())]
+    record_property("ends", dict(Counter(ends)))
     assert len(ends) > 4
     assert set(ends) <= {"whole", "unavailable"}, ends
     assert ends.count("whole") > len(ends) / 2, ends
