@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev install-llama test test-slow test-e2e test-replicas coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces bench-quantization report bench-paper bench-peers bench-serve serve-faults clean
+.PHONY: help run install install-dev install-llama test test-slow test-e2e test-replicas coverage quality format bench bench-self-consistency bench-engines bench-smollm2 bench-stopping bench-chains bench-allocation bench-certificates bench-traces bench-quantization report bench-paper bench-peers bench-serve bench-remote bench-scale serve-faults clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
@@ -93,6 +93,12 @@ bench-serve: install-dev  ## The HTTP server beside `transformers serve`, on the
 
 serve-faults: install-dev  ## 1,000 requests from 100 clients that hang up, send rubbish, never read; MINUTES=30 soaks
 	$(BIN)/python benchmarks/serve_faults.py $(if $(MINUTES),--minutes $(MINUTES))
+
+bench-remote: install-dev  ## Programs in process, over our own server, and over `transformers serve`
+	$(BIN)/python benchmarks/remote.py
+
+bench-scale: install-dev  ## Routing, saturation and failures over simulated replicas; STEPS=FILE takes your engine's steps
+	$(BIN)/python benchmarks/scale.py $(if $(STEPS),--engine-steps $(STEPS))
 
 bench-stopping: install-dev  ## Early exits and the cost of a probe
 	$(BIN)/python benchmarks/early_exit.py --num-questions 500 --batch 8
