@@ -83,11 +83,13 @@ def run_served(arguments: argparse.Namespace) -> dict[str, Any]:
     finally:
         server.process.terminate()
         server.process.wait(60)
-    rows = [_grade(name, answers, problems) for name, answers in (theirs | ours).items()]
+    even = _list_right(ours["ours: even"], problems)
+    rows = [_grade(name, answers, problems, even) for name, answers in (theirs | ours).items()]
     for row in rows:
         print(
             f"{row['algorithm']:40} {row['accuracy']:6.1%} ({row['accuracy_interval'][0]:.1%} to "
-            f"{row['accuracy_interval'][1]:.1%})  {row['tokens']:8.1f} tokens  {row['num_errors']} errors"
+            f"{row['accuracy_interval'][1]:.1%})  {row['points']:+.1f} points  {row['tokens']:8.1f} tokens  "
+            f"{row['num_errors']} errors"
         )
     return {
         "benchmark": "peers_served",
@@ -152,24 +154,37 @@ def _wait_for(address: str, timeout: float) -> dict[str, Any]:
     raise SystemExit(f"{address} did not end within {timeout:g} s")
 
 
-def _grade(name: str, answers: Sequence[dict[str, Any]], problems: Sequence[Any]) -> dict[str, Any]:
+def _list_right(answers: Sequence[dict[str, Any]], problems: Sequence[Any]) -> list[float]:
+    """Whether each is right, in the order of the problems."""
     from hf_dynasor.answers import find_answer, is_correct
-    from hf_dynasor.evaluation import wilson_interval
 
-    right = {problem.id: problem.answer for problem in problems}
-    num_right, num_errors = 0, 0
+    found = {}
     for row in answers:
-        num_errors += bool(row.get("error"))
         text = row["text"]
         if text is not None and not row.get("is_final"):
-            found = find_answer(text)
-            text = found.text if found else None
-        num_right += text is not None and is_correct(text, right[row["id"]])
+            answer = find_answer(text)
+            text = answer.text if answer else None
+        found[row["id"]] = text
+    texts = [(found[problem.id], problem.answer) for problem in problems]
+    return [float(text is not None and is_correct(text, answer)) for text, answer in texts]
+
+
+def _grade(
+    name: str, answers: Sequence[dict[str, Any]], problems: Sequence[Any], even: Sequence[float]
+) -> dict[str, Any]:
+    """A row; its points are against our even self-consistency, question by question."""
+    from hf_dynasor.evaluation import paired_difference, wilson_interval
+
+    right = _list_right(answers, problems)
+    num_right, num_errors = round(sum(right)), sum(bool(row.get("error")) for row in answers)
     low, high = wilson_interval(num_right, len(answers))
+    difference = paired_difference(even, right)
     return {
         "algorithm": name,
         "accuracy": round(num_right / len(answers), 4),
         "accuracy_interval": [round(low, 4), round(high, 4)],
+        "points": round(100 * difference.mean, 2),
+        "points_interval": [round(100 * difference.low, 2), round(100 * difference.high, 2)],
         "tokens": round(sum(row["tokens"] for row in answers) / len(answers), 1),
         "num_errors": num_errors,
         "first_error": next((row["error"] for row in answers if row.get("error")), None),
