@@ -7,12 +7,15 @@ Pages stay what counts: a row that is not here is gathered again. Pure tensors: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+
+from hf_dynasor.serving.packed_linear import fill_rows
 
 PageReader = Callable[[int], torch.Tensor]
 
@@ -52,17 +55,29 @@ class RowArena:
     Args:
         page_size: Tokens of a page.
         max_tokens: Most tokens of all rows together, padding counted; a step that needs more is not planned.
+        row_size: Tokens of every row, whole pages; `None` chooses them by the longest sequence.
     """
 
-    def __init__(self, *, page_size: int, max_tokens: int) -> None:
-        self._page_size, self._max_tokens = page_size, max_tokens
+    def __init__(self, *, page_size: int, max_tokens: int, row_size: int | None = None) -> None:
+        self._page_size, self._max_tokens, self._fixed_size = page_size, max_tokens, row_size
         self._slots: list[str | None] = []
         self._sizes: dict[str, int] = {}
-        self._row_size = 0
+        self._row_size = row_size or 0
         self._buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that there is memory for, in each layer."""
+        return self._row_size * fill_rows(len(self._slots)) if self._slots else 0
+
     def plan(
-        self, names: Sequence[str], sizes: Sequence[int], read_pages: PageReader, like: torch.Tensor
+        self,
+        names: Sequence[str],
+        sizes: Sequence[int],
+        read_pages: PageReader,
+        like: torch.Tensor,
+        *,
+        max_tokens: float | None = math.inf,
     ) -> StepPlan | None:
         """Plan a step; call `attend` for every layer next. `None` where rows would take too much memory.
 
@@ -71,28 +86,25 @@ class RowArena:
             sizes: Their tokens, the new one included.
             read_pages: Tells the places of a sequence's pages, by its number.
             like: A tensor of the queries' type and place.
+            max_tokens: For this step less than the arena's own; `None` for no bound at all.
         """
         longest = -(-max(sizes) // self._page_size) * self._page_size
-        is_fresh = not longest <= self._row_size <= 2 * (longest + _ROOM) or self._must_compact(names)
+        is_fresh = self._must_widen(longest) or self._must_compact(names)
         if is_fresh:
-            row_size = -(-(longest + _ROOM) // self._page_size) * self._page_size
-            if row_size * len(names) > self._max_tokens:
-                self.clear()
-                return None
-            self._slots, self._row_size = list(names), row_size
+            self._slots, self._row_size = list(names), self._fixed_size or self._choose_size(longest)
             new = list(range(len(names)))
         else:
             new = self._place(names, sizes)
-            if self._row_size * len(self._slots) > self._max_tokens:
-                self.clear()
-                return None
+        if max_tokens is not None and self.num_tokens > min(self._max_tokens, max_tokens):
+            self.clear()
+            return None
         self._sizes = dict(zip(names, sizes, strict=True))
         pages = {number: read_pages(number) for number in new}
         return self._describe(names, sizes, pages, like, is_fresh=is_fresh, longest=longest)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._slots, self._sizes, self._row_size = [], {}, 0
+        self._slots, self._sizes, self._row_size = [], {}, self._fixed_size or 0
         self._buffers.clear()
 
     def attend(
@@ -123,7 +135,10 @@ class RowArena:
         num_rows, num_keyed = plan.shape[0], new[0].shape[1]
         rows = query if plan.sequence_of is None else query.index_select(0, plan.sequence_of)
         mine, theirs = (
-            tensor.view(*plan.shape, num_keyed, size)[:, : plan.longest].transpose(1, 2) for tensor in kept
+            tensor[: math.prod(plan.shape)]
+            .view(*plan.shape, num_keyed, size)[:, : plan.longest]
+            .transpose(1, 2)
+            for tensor in kept
         )
         attended = scaled_dot_product_attention(
             rows.reshape(num_rows, num_keyed, num_heads // num_keyed, size),
@@ -133,6 +148,14 @@ class RowArena:
             scale=scaling,
         ).reshape(num_rows, num_heads, size)
         return attended if plan.row_of is None else attended.index_select(0, plan.row_of)
+
+    def _must_widen(self, longest: int) -> bool:
+        if self._fixed_size is not None:
+            return False
+        return not longest <= self._row_size <= 2 * (longest + _ROOM)
+
+    def _choose_size(self, longest: int) -> int:
+        return -(-(longest + _ROOM) // self._page_size) * self._page_size
 
     def _must_compact(self, names: Sequence[str]) -> bool:
         num_needed = len(set(self._slots) & set(names))
@@ -203,8 +226,8 @@ class RowArena:
         new: tuple[torch.Tensor, torch.Tensor],
         plan: StepPlan,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A layer's rows with the new tokens, each of shape (rows * tokens of a row, key heads * size)."""
-        num_tokens, width = plan.shape[0] * plan.shape[1], new[0].shape[1] * new[0].shape[2]
+        """A layer's rows with the new tokens, each of shape (at least rows * tokens of a row, key heads * size)."""
+        num_tokens, width = fill_rows(plan.shape[0]) * plan.shape[1], new[0].shape[1] * new[0].shape[2]
         kept = self._buffers.get(layer)
         if kept is None or plan.is_fresh or kept[0].shape[0] != num_tokens:
             kept = self._resize(layer, num_tokens, width, new[0], keep=not plan.is_fresh)

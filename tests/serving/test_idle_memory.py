@@ -52,7 +52,7 @@ def test_rows_are_freed_when_nothing_runs_and_made_again(loaded: LoadedModel) ->
     with ContinuousBatchingEngine(loaded, num_blocks=60) as engine:
         arena = engine._paged.loop._processor.cache.hf_dynasor_arena
         sizes: list[int] = []
-        clear, arena.clear = arena.clear, lambda: (sizes.append(len(arena._buffers)), clear())
+        clear, arena.clear = arena.clear, lambda: (sizes.append(arena.num_tokens), clear())
         first, second = (_ask_and_wait(engine, name, sizes, arena) for name in ("first", "second"))
     assert first == second
     assert max(sizes) > 0  # there was something to free
@@ -63,8 +63,8 @@ def _ask_and_wait(
 ) -> tuple[int, ...]:
     (completion,) = complete(engine, ask(list(range(3, 20)), name, max_new_tokens=8))
     deadline = time.monotonic() + 30
-    while (not sizes or arena._buffers) and time.monotonic() < deadline:
+    while (not sizes or arena.num_tokens) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert sizes
-    assert not arena._buffers
+    assert not arena.num_tokens
     return completion.token_ids

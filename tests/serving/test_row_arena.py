@@ -1,6 +1,8 @@
-"""Rows that are kept between steps attend as rows that are gathered anew."""
+"""Rows that are kept between steps, together or in classes, attend as rows that are gathered anew."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from hf_dynasor.serving.packed_attention import attend, lay_out
 from hf_dynasor.serving.row_arena import RowArena
+from hf_dynasor.serving.row_classes import RowClasses
 
 PAGE, NUM_PAGES, HEADS, KEYED, SIZE = 4, 64, 4, 2, 8
 
@@ -39,7 +42,7 @@ class Store:
         self._free += self.pages.pop(name)
         del self.sizes[name]
 
-    def check(self, arena: RowArena, names: list[str]) -> None:
+    def check(self, arena: Any, names: list[str]) -> Any:
         """One step of the arena against attention over the pages."""
         sizes = [self.sizes[name] for name in names]
         query = self._draw(len(names), HEADS)
@@ -53,6 +56,7 @@ class Store:
         new = self.keys[last], self.values[last]
         got = arena.attend(0, query, (self.keys, self.values), new, plan, scaling=None)
         torch.testing.assert_close(got, want)
+        return plan
 
     def _places(self, name: str) -> torch.Tensor:
         numbers = torch.arange(self.sizes[name])
@@ -68,12 +72,23 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+ARENAS = {
+    "one arena": lambda: RowArena(page_size=PAGE, max_tokens=10_000),
+    "together": lambda: RowClasses(page_size=PAGE, max_tokens=10_000),
+    "classes": lambda: RowClasses(page_size=PAGE, max_tokens=10_000, most_together=0),
+    "to and fro": lambda: RowClasses(page_size=PAGE, max_tokens=10_000, most_together=90),
+    "no room for all": lambda: RowClasses(page_size=PAGE, max_tokens=50, most_together=60),
+    "no room at all": lambda: RowClasses(page_size=PAGE, max_tokens=0, most_together=60),
+}
+
+
+@pytest.mark.parametrize("kind_of_arena", ARENAS)
+@settings(max_examples=30, deadline=None)
 @given(events=EVENTS)
 def test_rows_that_come_go_pause_and_leap_attend_as_their_pages_say(
-    events: list[tuple[str, int, int]],
+    kind_of_arena: str, events: list[tuple[str, int, int]]
 ) -> None:
-    store, arena = Store(), RowArena(page_size=PAGE, max_tokens=10_000)
+    store, arena = Store(), ARENAS[kind_of_arena]()
     store.grow("a", 3)
     store.grow("b", 9)
     for number, (kind, place, count) in enumerate(events):
@@ -108,3 +123,31 @@ def test_a_row_that_outgrows_its_room_is_gathered_again(steps: int) -> None:
     for _ in range(steps):
         store.grow("a")
         store.check(arena, ["a"])
+
+
+def test_a_long_sequence_does_not_widen_the_others_rows() -> None:
+    store = Store()
+    arena = RowClasses(page_size=PAGE, max_tokens=10_000, most_together=100)
+    for name, size in (("a", 9), ("b", 9), ("c", 9), ("long", 70)):
+        store.grow(name, size)
+    parts = store.check(arena, ["a", "b", "c", "long"])
+    assert [part.plan.shape for part in parts] == [(3, 16), (1, 96)]
+    assert arena.num_tokens == 3 * 16 + 96
+    store.end("long")
+    for name in ("a", "b", "c"):
+        store.grow(name)
+    (part,) = store.check(arena, ["a", "b", "c"])
+    assert part.numbers is None
+
+
+def test_kept_rows_stay_within_their_bound_and_the_rest_is_gathered() -> None:
+    store = Store()
+    arena = RowClasses(page_size=PAGE, max_tokens=50, most_together=0)
+    for name, size in (("a", 9), ("b", 30), ("c", 9)):
+        store.grow(name, size)
+    for _ in range(3):
+        for name in ("a", "b", "c"):
+            store.grow(name)
+        parts = store.check(arena, ["a", "b", "c"])
+        assert [part.is_kept for part in parts] == [True, False]
+        assert arena.num_tokens <= 50

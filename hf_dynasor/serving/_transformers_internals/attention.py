@@ -18,10 +18,10 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from hf_dynasor.serving.packed_attention import Layout, attend, lay_out
-from hf_dynasor.serving.row_arena import RowArena, StepPlan
+from hf_dynasor.serving.row_classes import Part, RowClasses
 
-MAX_ROWS_SHARE = 0.5
-"""Memory of rows beside that of pages."""
+ROWS_SHARE, ROWS_SHARE_OF_ACCELERATOR = 1.0, 0.05
+"""Most memory of kept rows beside that of pages. An accelerator's memory is full of pages, and gathers rows fast."""
 
 _ATTENTION_NAME = "hf_dynasor_paged"
 
@@ -134,7 +134,7 @@ class _Step:
     """How a step attends: the layout, and the rows of those that decode, if they are kept."""
 
     layout: Layout
-    rows: StepPlan | None
+    rows: tuple[Part, ...] | None
 
 
 def _plan_step(
@@ -173,8 +173,9 @@ def prepare_steps(processor: Any) -> None:
     if len(cache.cache_allocators) == 1:
         (allocator,) = cache.cache_allocators.values()
         capacity = cache.num_blocks * allocator.tokens_per_page
-        cache.hf_dynasor_arena = RowArena(
-            page_size=allocator.tokens_per_page, max_tokens=int(capacity * MAX_ROWS_SHARE)
+        share = ROWS_SHARE if inputs.device.type == "cpu" else ROWS_SHARE_OF_ACCELERATOR
+        cache.hf_dynasor_arena = RowClasses(
+            page_size=allocator.tokens_per_page, max_tokens=int(capacity * share)
         )
     make_inputs = inputs.get_model_kwargs
     nothing = torch.zeros(1, 1, 1, 1, device=inputs.device)
