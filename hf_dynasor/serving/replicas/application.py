@@ -16,7 +16,7 @@ from starlette.responses import Response
 from hf_dynasor.errors import ConfigurationError, name_unknown
 from hf_dynasor.recipe import Recipe
 from hf_dynasor.scheduler.routing import make_routing_policy
-from hf_dynasor.serving.http.settings import ServerSettings
+from hf_dynasor.serving.http.settings import ServerSettings, Tenant
 from hf_dynasor.serving.replicas.account import get_account
 from hf_dynasor.serving.replicas.ingress import Ingress
 from hf_dynasor.serving.replicas.ray_router import ProgramRouter
@@ -57,6 +57,10 @@ class Scale:
         if self.replicas < 1 or (self.max_replicas is not None and self.max_replicas < self.replicas):
             raise ConfigurationError(
                 f"Got {self.replicas = } and {self.max_replicas = } but expected 1 <= replicas <= max_replicas."
+            )
+        if min(self.upscale_delay_s, self.downscale_delay_s) < 0:
+            raise ConfigurationError(
+                f"Got {self.upscale_delay_s = } and {self.downscale_delay_s = } but expected seconds of at least 0."
             )
 
 
@@ -125,7 +129,7 @@ def from_config(arguments: Mapping[str, Any]) -> Any:
 
     Args:
         arguments: `model` (fields of `ModelChoice`), `settings` (of `ServerSettings`), `recipe` (of `Recipe`), `scale`
-            (of `Scale`), each a mapping, and `job_store`.
+            (of `Scale`), each a mapping, and `job_store`. `settings.tenants` maps keys to fields of `Tenant`.
 
     Raises:
         ConfigurationError: A section or a field is unknown.
@@ -136,9 +140,17 @@ def from_config(arguments: Mapping[str, Any]) -> Any:
             raise name_unknown("section", name, known)
     choice: ModelChoice = _read(ModelChoice, arguments.get("model"))
     recipe: Recipe = _read(Recipe, arguments.get("recipe"))
-    settings = _read(ServerSettings, {**(arguments.get("settings") or {}), "recipe": recipe})
+    settings = _read_settings(arguments.get("settings") or {}, recipe)
     scale: Scale = _read(Scale, arguments.get("scale"))
     return build_application(choice, settings, scale, job_store=arguments.get("job_store"))
+
+
+def _read_settings(section: Mapping[str, Any], recipe: Recipe) -> ServerSettings:
+    """Settings whose lists and mappings are YAML's own."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in section.items()}
+    tenants = {key: _read(Tenant, told) for key, told in (section.get("tenants") or {}).items()}
+    found: ServerSettings = _read(ServerSettings, {**values, "tenants": tenants, "recipe": recipe})
+    return found
 
 
 def _read(kind: Any, section: Mapping[str, Any] | None) -> Any:

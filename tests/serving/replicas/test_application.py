@@ -10,7 +10,8 @@ import pytest
 
 from hf_dynasor.cli import main
 from hf_dynasor.errors import ConfigurationError
-from hf_dynasor.serving.http.settings import ServerSettings
+from hf_dynasor.recipe import Recipe
+from hf_dynasor.serving.http.settings import ServerSettings, Tenant
 from hf_dynasor.serving.replicas.scaling import scale_by_backlog
 from tests.serving.replicas.kit import needs_ray
 
@@ -43,8 +44,21 @@ def test_what_is_unknown_in_a_config_file_is_named(application):
         application.from_config({"scale": {"replica": 2}, "job_store": "x"})
     with pytest.raises(ConfigurationError, match="share their programs and batches through a file"):
         application.from_config({"scale": {"replicas": 2}})
+    with pytest.raises(ConfigurationError, match="Unknown field of Tenant 'wieght'"):
+        application.from_config({"settings": {"tenants": {"key": {"wieght": 2}}}, "job_store": "x"})
+    with pytest.raises(ConfigurationError, match="seconds of at least 0"):
+        application.Scale(downscale_delay_s=-1.0)
     with pytest.raises(ConfigurationError, match="1 <= replicas <= max_replicas"):
         application.Scale(replicas=3, max_replicas=2)
+
+
+@needs_ray
+def test_keys_and_tenants_of_a_config_file_are_those_of_a_server(application):
+    section = {"api_keys": ["a", "b"], "tenants": {"a": {"name": "team", "weight": 2.0}}}
+    settings = application._read_settings(section, Recipe())
+    assert settings == ServerSettings(
+        api_keys=("a", "b"), tenants={"a": Tenant(name="team", weight=2.0)}, recipe=Recipe()
+    )
 
 
 @needs_ray
