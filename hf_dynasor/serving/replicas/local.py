@@ -14,13 +14,15 @@ OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's smallest shared memory is enough: what replicas exchange are texts."""
 
 
-_PATIENCE = {
+_DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+    "RAY_worker_niceness": "0",
 }
-"""Ray gives its node 30 s and its proxy 5 to begin, which is short on a machine that loads models beside them."""
+"""Ray gives its node 30 s and its proxy 5 to begin, which is short on a machine that loads models beside them; and it runs
+its workers at a niceness of 15, so that a server gives way to whatever else the machine does."""
 
 
 def prepare_ray() -> None:
@@ -28,7 +30,7 @@ def prepare_ray() -> None:
     loopback only, and patience. What is set already stays."""
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    for name, value in _PATIENCE.items():
+    for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
 
 

@@ -90,6 +90,7 @@ class Cluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_raylet_start_wait_time_s": "120",
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+            "RAY_worker_niceness": "0",
         }
 
     def write(self, **changes: dict[str, Any]) -> Path:
