@@ -23,7 +23,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,13 +210,20 @@ def prepare_model(name: str, folder: Path) -> Path:
     return folder
 
 
-def start(model: Path, dtype: str) -> dict[str, Any]:
-    """Both servers, stopped."""
-    ours = Server("--model", str(model), "--dtype", dtype)
-    servers = {OURS: ours, THEIRS: OtherServer(str(model), "--dtype", dtype)}
-    for server in servers.values():
-        server.pause()
-    return servers
+@contextmanager
+def start(model: Path, dtype: str) -> Iterator[dict[str, Any]]:
+    """Both servers, stopped; ended whatever happens."""
+    servers: dict[str, Any] = {}
+    try:
+        servers[OURS] = Server("--model", str(model), "--dtype", dtype)
+        servers[THEIRS] = OtherServer(str(model), "--dtype", dtype)
+        for server in servers.values():
+            server.pause()
+        yield servers
+    finally:
+        for server in servers.values():
+            server.go_on()
+            server.end()
 
 
 def in_turn(servers: dict[str, Any], number: int, do: Callable[[str, Any], None]) -> None:
@@ -226,34 +234,22 @@ def in_turn(servers: dict[str, Any], number: int, do: Callable[[str, Any], None]
         servers[side].pause()
 
 
-def end(servers: dict[str, Any]) -> None:
-    """End both."""
-    for server in servers.values():
-        server.go_on()
-        server.end()
-
-
 def measure_plain(model: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Every level on both sides."""
-    servers = start(model, options.dtype)
-    loads = {side: {level: Load() for level in options.levels} for side in servers}
-    for level in options.levels:
-        in_turn(
-            servers,
-            0,
-            lambda side, server, level=level: measure_level(server, side, level, options.tokens, Load()),
-        )
-    for number in range(options.rounds):
-        for level in options.levels:
-            in_turn(
-                servers,
-                number,
-                lambda side, server, level=level: measure_level(
-                    server, side, level, options.tokens, loads[side][level]
-                ),
-            )
-            print(f"round {number + 1}, {level} clients", file=sys.stderr)
-    end(servers)
+    """Every level on both sides, once unmeasured."""
+    loads = {side: {level: Load() for level in options.levels} for side in (OURS, THEIRS)}
+    with start(model, options.dtype) as servers:
+        for number in range(-1, options.rounds):
+            for level in options.levels:
+                in_turn(
+                    servers,
+                    max(number, 0),
+                    lambda side, server, level=level, number=number: measure_level(
+                        server, side, level, options.tokens, loads[side][level] if number >= 0 else Load()
+                    ),
+                )
+                if number >= 0:
+                    told = {side: loads[side][level].shape() for side in loads}
+                    print(f"round {number + 1}, {level} clients: {told}", file=sys.stderr, flush=True)
     return {
         side: {str(level): load.shape() for level, load in levels.items()} for side, levels in loads.items()
     }
@@ -301,17 +297,15 @@ def main() -> None:
         _there.update(model=str(model), eos=ends if isinstance(ends, list) else [ends])
         plain = measure_plain(model, options)
         if options.questions:
-            servers = start(
-                model, options.dtype
-            )  # anew: there the first request's sampling holds for all later ones
-            in_turn(
-                servers,
-                0,
-                lambda side, server: programs.update(
-                    {side: measure_programs(server, side, options.questions, 16)}
-                ),
-            )
-            end(servers)
+            # Anew: there the first request's sampling holds for all later ones.
+            with start(model, options.dtype) as servers:
+                in_turn(
+                    servers,
+                    0,
+                    lambda side, server: programs.update(
+                        {side: measure_programs(server, side, options.questions, 16)}
+                    ),
+                )
     row = {
         "benchmark": "serve",
         "model": options.model,
