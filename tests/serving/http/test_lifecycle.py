@@ -32,15 +32,15 @@ def test_a_signal_lets_running_requests_finish_refuses_new_ones_and_ends_well():
             next(lines)
             asking = threading.Thread(target=ask)
             asking.start()
-            while httpx.get(f"{address}/load").json()["num_running"] < 2:
+            while httpx.get(f"{address}/load", timeout=60).json()["num_running"] < 2:
                 pass
             process.send_signal(signal.SIGTERM)
-            while httpx.get(f"{address}/ready").status_code == 200:
+            while httpx.get(f"{address}/ready", timeout=60).status_code == 200:
                 pass
             refused = httpx.post(f"{address}/v1/chat/completions", json=BODY)
             assert refused.status_code == 503
             assert int(refused.headers["retry-after"]) >= 1
-            assert httpx.get(f"{address}/health").status_code == 200  # draining is not being dead
+            assert httpx.get(f"{address}/health", timeout=60).status_code == 200  # draining is not being dead
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert '"error"' not in "".join(rest)
@@ -55,7 +55,7 @@ def test_a_second_signal_does_not_wait():
         with httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=60) as stream:
             next(stream.iter_lines())
             process.send_signal(signal.SIGTERM)
-            while httpx.get(f"{address}/ready").status_code == 200:
+            while httpx.get(f"{address}/ready", timeout=60).status_code == 200:
                 pass
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) is not None
