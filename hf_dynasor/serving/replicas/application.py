@@ -26,7 +26,8 @@ _ONGOING = 100_000
 """Calls that Ray lets through to a replica at once: the server behind has a queue of its own, and says 429."""
 
 _HANDOVER_S = 10.0
-"""Seconds that an ingress outlives the replicas whose answers it passes on, in an update."""
+"""Seconds that an ingress outlives the longest request in an update. Ray kills it then without a word, and what it passes on
+would be cut; it holds no model, so that it waits costs little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,7 @@ def build_application(
     ingress = serve.deployment(IngressDeployment, name="Ingress").options(
         max_ongoing_requests=_ONGOING,
         ray_actor_options={"num_cpus": 0},
-        graceful_shutdown_timeout_s=settings.drain_timeout_s + _HANDOVER_S,
+        graceful_shutdown_timeout_s=settings.request_timeout_s + _HANDOVER_S,
         **_let_successor_overlap(),
     )
     return ingress.bind(bound, settings.max_body_bytes, scale.routing)
