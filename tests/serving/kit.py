@@ -83,7 +83,7 @@ class Collector:
     def __call__(self, event: Event) -> None:
         self.queue.put(event)
 
-    def take(self, timeout: float = 60.0) -> Event:
+    def take(self, timeout: float = 180.0) -> Event:
         event = self.queue.get(timeout=timeout)
         if isinstance(event, TokenDelta):
             assert event.key not in self.completions, "a delta after the completion"
