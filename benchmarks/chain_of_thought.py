@@ -43,6 +43,9 @@ CHAINS: Mapping[str, ChainSettings] = {
     "cut-late": ChainSettings(
         mode="cut", rule=AnswerConsistency(window=3, interval=1), resume=RESUME, min_thinking=MIN_THINKING
     ),
+    # At the end of steps, once the thought is 64 tokens long, and with no text to resume with: chosen on questions of seed 4711.
+    "guided-steps": ChainSettings(mode="guided", at_steps=True, min_thinking=64),
+    "cut-steps": ChainSettings(mode="cut", at_steps=True, rule=BOUNDARY, min_thinking=64),
     "probed-never": ChainSettings(interval=16, suffix="short"),
     "probed-consistency": ChainSettings(rule=CONSISTENCY, suffix="short"),
     "probed-boundary": ChainSettings(rule=BOUNDARY, suffix="short"),

@@ -8,6 +8,7 @@ of its own (what it loads to here is the full precision).
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import tempfile
@@ -57,7 +58,10 @@ def make_problems(num: int) -> list[Question]:
 def unpack_smollm2(folder: Path) -> Path:
     """The GGUF's weights as a plain transformers folder."""
     loaded = load_model(find_model(), device="cpu")
-    plain = AutoModelForCausalLM.from_config(loaded.model.config)
+    config = copy.deepcopy(loaded.model.config)
+    if hasattr(config, "quantization_config"):  # the GGUF's: what is written here is full precision
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config)
     plain.load_state_dict(loaded.model.state_dict())
     plain.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)

@@ -113,26 +113,6 @@ def list_sustained_rates(_: object) -> tuple[list[Row], Any]:
     ], None
 
 
-def list_accuracies_online(_: object) -> tuple[list[Row], Any]:
-    measured = read_result("scheduling")["accuracy_by_attainment"]
-    least = 0.9
-    rows: list[Row] = []
-    best = {}
-    for name in ("lpm", "gang_sjf + certaindex"):
-        held = [point for point in measured[name] if point["attainment"] >= least]
-        top = max(held, key=lambda point: point["accuracy"])
-        best[name] = top["accuracy"]
-        rows.append(
-            (
-                f"{name}: best accuracy with at least 90% of deadlines met",
-                "–",
-                f"{show_percent(top['accuracy'])} (budget {top['budget']}, {show_percent(top['attainment'])} met)",
-            )
-        )
-    gain = 100 * (best["gang_sjf + certaindex"] - best["lpm"])
-    return [*rows, ("difference in points", "+0.7 to +2", f"{gain:+.1f}")], None
-
-
 def list_fairness(_: object) -> tuple[list[Row], Any]:
     measured = read_result("scheduling")["fairness"]
     return [
@@ -150,11 +130,13 @@ def list_chains(_: object) -> tuple[list[Row], Any]:
     paper = {
         "guided": "about 30% fewer tokens, same accuracy",
         "cut": "about 14% fewer than guided",
+        "guided-steps": "about 30% fewer tokens, same accuracy",
+        "cut-steps": "about 14% fewer than guided",
         "probed-consistency": "11 to 29% fewer, probes not counted (Dynasor-CoT)",
     }
-    found = read_result("chain_of_thought")
+    found, later = read_result("chain_of_thought"), read_result("chain_of_thought_steps")
     rows: list[Row] = []
-    for side in found["sides"]:
+    for side in (*found["sides"], *(item for item in later["sides"] if item["side"] != "raw")):
         interval = show_span(side["accuracy_interval"])
         ratio = side.get("token_ratio")
         saved = "" if ratio is None else f"; {describe_ratio(ratio)}"

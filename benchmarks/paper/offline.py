@@ -41,7 +41,7 @@ class Workload:
     Args:
         test: Runs with other seeds on the test questions.
         calibration: One on other questions.
-        even: Runs of even budgets, where `test` was recorded in grants; else those of `test` are cut.
+        even: Runs of even budgets, the cap's first, where `test` was recorded in grants; else those of `test` are cut.
         budget: The cap.
         detect_at: Units after which policies may read.
         paper: What the paper saves, as it says it.
@@ -66,7 +66,7 @@ WORKLOADS = {
     "rebase": Workload(
         test=("rebase_test",),
         calibration="rebase_calibration",
-        even=("rebase_even_test",),
+        even=("rebase_even_test", "rebase_even_8_test", "rebase_even_4_test"),
         budget=16,
         detect_at=(4,),
         paper="more than 50% on MATH",
@@ -93,7 +93,7 @@ def measure_offline(runs: Path, programs: tuple[str, ...] = tuple(WORKLOADS)) ->
 
 
 def _is_there(runs: Path, workload: Workload) -> bool:
-    needed = (workload.test[0], workload.calibration, *workload.even)
+    needed = (workload.test[0], workload.calibration, *workload.even[:1])
     return all((runs / name / "all_results.json").is_file() for name in needed)
 
 
@@ -151,7 +151,8 @@ def list_evens(runs: Path, workload: Workload, test: Sequence[ReplayedRun]) -> l
     """Every even budget, on the test questions and seeds."""
     if workload.even:
         # Of a tree each width is a run of its own; those on the same questions as the test run count.
-        found = [read_setting(read_run(runs / name)) for name in workload.even]
+        there = [name for name in workload.even if (runs / name / "all_results.json").is_file()]
+        found = [read_setting(read_run(runs / name)) for name in there]
         return merge_settings(found)
     return merge_settings(item.make_setting(EVEN, budget) for item in test for budget in item.list_budgets())
 

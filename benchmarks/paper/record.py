@@ -3,7 +3,7 @@
     python benchmarks/paper record [--runs FOLDER] [--only mcts_test ...] [--num-questions 250]
 
 Test questions and questions for calibration are generated with different seeds, so no setting is chosen where it is
-judged. Rebase is recorded twice: in grants of 4 and 12, for policies that read after 4 units, and in one even grant.
+judged. Rebase is recorded in grants of 4 and 12, for policies that read after 4 units, and in one even grant of each width.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ RECORDINGS = {
     "mcts_test": _make(TEST_SEED, 500, "mcts", 0, TREES),
     "mcts_calibration": _make(CALIBRATION_SEED, 250, "mcts", 1, TREES),
     "rebase_even_test": _make(TEST_SEED, 500, "rebase", 0, TREES),
+    "rebase_even_8_test": _make(TEST_SEED, 500, "rebase", 0, TREES | {"budget": 8}),
+    "rebase_even_4_test": _make(TEST_SEED, 500, "rebase", 0, TREES | {"budget": 4}),
     "rebase_test": Recording(
         question_seed=TEST_SEED,
         num_questions=500,

@@ -56,7 +56,7 @@ def test_every_figure_and_table_has_a_command(figures):
 def test_figures_that_another_benchmark_measured_are_its_figures(figures):
     options = figures.Options(runs=Path("nowhere"))
     read_ones = [name for name, figure in figures.FIGURES.items() if figure.is_read]
-    assert len(read_ones) == 9
+    assert len(read_ones) == 8
     for name in read_ones:
         rows, raw = figures.FIGURES[name].measure(options)
         assert raw is None
@@ -66,13 +66,30 @@ def test_figures_that_another_benchmark_measured_are_its_figures(figures):
 @pytest.mark.parametrize("program", ["self_consistency", "rebase", "mcts"])
 def test_each_program_saves_forty_percent_at_equal_accuracy_and_beats_the_length_baseline(program):
     item = read("fig_8")["measured"][program]
-    assert item["num_questions"] >= 200
-    static = next(row for row in item["policies"] if row["policy"] == "static, entropy")
-    length = next(row for row in item["policies"] if row["policy"] == "length")
-    assert static["saved"] >= 0.40
-    assert abs(static["points"]) <= 0.5 or static["points"] > 0
-    # Both settings were chosen on the same other questions; the page shows the best length limit in hindsight besides.
-    assert static["saved"] > length["saved"] or not length["is_equal"]
+    assert item["num_questions"] == 500
+    assert item["num_seeds"] == (3 if program == "self_consistency" else 1)
+    rows = {row["policy"]: row for row in item["policies"]}
+    static = rows["static, entropy"]
+    assert static["saved_interval"][0] >= 0.40
+    assert static["points"] >= -0.5
+    # Both settings were chosen on the same other questions.
+    assert static["saved"] > rows["length"]["saved"]
+    # The best length limit in hindsight, which no one has, does not save as much as the best policy that was chosen.
+    chosen = max(row["saved"] for name, row in rows.items() if "length" not in name and row["is_equal"])
+    assert chosen > rows["length, best on the test questions"]["saved"]
+
+
+def test_more_accuracy_at_the_same_deadlines_is_told_as_it_is():
+    (embedded,) = read("fig_12")["measured"]
+    for row in embedded["rates"]:
+        for name in ("lpm", "gang_sjf + certaindex"):
+            assert row[name]["attainment"] >= 0.9
+            assert row[name]["accuracy"] == embedded["accuracy_by_cap"][name][str(row[name]["cap"])]
+        low, high = row["points_interval"]
+        assert low <= row["points"] <= high
+    assert max(row["points"] for row in embedded["rates"]) < 0.7, (
+        "else the page may say that the paper's gain is reached"
+    )
 
 
 def test_settings_are_chosen_and_judged_on_different_questions():
