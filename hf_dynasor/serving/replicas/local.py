@@ -10,6 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from hf_dynasor.errors import EngineError
+from hf_dynasor.serving.model_source import first_line
+
 OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's smallest shared memory is enough: what replicas exchange are texts."""
 
@@ -49,19 +52,16 @@ def run_replicas(
         host, port: Where to listen; port 0 takes a free one.
         num_cpus: What Ray may give to replicas; by default what the machine has.
         on_ready: Called with the address once every replica answers.
+
+    Raises:
+        EngineError: Ray did not start.
     """
     import ray
     from ray import serve
 
     port = port or _find_free_port(host)
     done = threading.Event()
-    ray.init(
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
+    _start_ray(num_cpus)
     try:
         serve.start(http_options={"host": host, "port": port})
         serve.run(application, name="hf_dynasor", route_prefix="/")
@@ -72,6 +72,21 @@ def run_replicas(
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def _start_ray(num_cpus: int | None) -> None:
+    import ray
+
+    try:
+        ray.init(
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )
+    except Exception as error:  # Ray raises plain ones: its own processes did not come up in time
+        raise EngineError(f"Ray did not start: {first_line(error)}") from error
 
 
 def _find_free_port(host: str) -> int:

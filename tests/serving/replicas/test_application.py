@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from hf_dynasor.cli import main
-from hf_dynasor.errors import ConfigurationError
+from hf_dynasor.errors import ConfigurationError, EngineError
 from hf_dynasor.recipe import Recipe
 from hf_dynasor.serving.http.settings import ServerSettings, Tenant
 from hf_dynasor.serving.replicas.scaling import scale_by_backlog
@@ -90,3 +90,19 @@ def test_replicas_follow_the_backlog_within_their_bounds():
 def test_what_replicas_do_not_go_with_is_said(capsys, other):
     assert main(["serve", "--replicas", "2", *other]) == 2
     assert f"Got {other[0]} with --replicas 2" in capsys.readouterr().err
+
+
+@needs_ray
+def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch):
+    import ray
+
+    from hf_dynasor.serving.replicas.local import run_replicas
+
+    def fail(**options):
+        raise Exception("The current node timed out during startup.\nAnd more.")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(
+        EngineError, match=r"^Ray did not start: The current node timed out during startup\.$"
+    ):
+        run_replicas(None)
