@@ -20,6 +20,7 @@ from hf_dynasor.embedded import REASONER_PATH
 from hf_dynasor.engine import Ability
 from hf_dynasor.errors import UnsupportedError
 from hf_dynasor.serving import load_model, make_engine
+from hf_dynasor.serving.prompt_logprobs import read_prompt_logprobs
 from hf_dynasor.serving.remote import RemoteEngine
 from hf_dynasor.serving.solver import Solver
 from tests.serving.kit import Collector, ask, complete
@@ -31,6 +32,8 @@ SAMPLES = {"budget": 5, "temperature": 0.7}
 GREEDY = {"budget": 1, "temperature": 0.0, "max_new_tokens": 100}
 CHAIN = {"program": "chain_of_thought", "budget": 200, "temperature": 0.0}
 LLAMA_VARIABLE = "LLAMA_CPP_PYTHON"
+ABOUT_AS_LIKELY = 0.5
+"""In log-probability."""
 
 
 def find_port():
@@ -172,14 +175,17 @@ def test_llama_cpp_honours_seeds(llama):
 
 
 def test_llama_cpp_writes_greedily_what_the_model_in_process_writes(llama, smollm2):
-    """Its products are of 8-bit activations, so a text may part where two tokens are about as likely: most agree."""
-    prompts = [
-        Prompt.plain(text)
-        for text in ("The capital of France is", "1, 2, 3, 4,", "Monday, Tuesday,", "A B C D")
-    ]
-    requests = [ask(prompt, f"r{number}", max_new_tokens=8) for number, prompt in enumerate(prompts)]
-    here, there = complete(smollm2, *requests), complete(llama, *requests)
-    assert sum(a.text == b.text for a, b in zip(here, there, strict=True)) >= 3
+    """Its products are of 8-bit activations, so a text may part where two tokens are about as likely, and nowhere else."""
+    texts = ("The capital of France is", "1, 2, 3, 4,", "Monday, Tuesday,", "A B C D")
+    requests = [ask(Prompt.plain(text), f"r{number}", max_new_tokens=8) for number, text in enumerate(texts)]
+    encode = smollm2.loaded.tokenizer.encode
+    for text, there in zip(texts, complete(llama, *requests), strict=True):
+        start, whole = len(encode(text)), encode(text + there.text)
+        (read,) = read_prompt_logprobs(smollm2.loaded, [whole], num_top=1)
+        behind = [read.top_logprobs[at][0][1] - read.logprobs[at] for at in range(start, len(whole))]
+        assert len(behind) > 4
+        # The first token that is not the likeliest here; what comes after it is another text's.
+        assert next((gap for gap in behind if gap > 0), 0.0) < ABOUT_AS_LIKELY
 
 
 @pytest.mark.parametrize("program", ["self_consistency", "chain_of_thought"])
