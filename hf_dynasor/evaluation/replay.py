@@ -7,10 +7,11 @@ So a replayed decision is the decision that would have been taken online, by con
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
-from hf_dynasor.core import FinishReason, Generate, Request, RequestKey
+from hf_dynasor.core import Completion, FinishReason, Generate, Request, RequestKey
 from hf_dynasor.drivers import run
 from hf_dynasor.engine import Ability, Sink
 from hf_dynasor.errors import ConfigurationError, InputError
@@ -35,15 +36,26 @@ class ReplayEngine:
     Args:
         completions: What each request was sent when it was recorded.
         last: Of a text that was generated piece by piece, the request of its last piece.
+        order: Names of requests in the order in which their completions came. Programs whose chains stop together
+            act by who is first; a replay of the very run needs that order, one under another policy has none.
+            `None` answers each request at once.
 
     Raises:
         InputError: From `submit`: a request is not in the record, or continues another prompt than the
             recorded one. Then the program does not act as it did, and a replay would be wrong.
     """
 
-    def __init__(self, completions: Mapping[str, RecordedCompletion], *, last: str | None = None) -> None:
+    def __init__(
+        self,
+        completions: Mapping[str, RecordedCompletion],
+        *,
+        last: str | None = None,
+        order: Sequence[str] | None = None,
+    ) -> None:
         self._completions = completions
         self._last = last
+        self._order = None if order is None else deque(order)
+        self._waiting: dict[str, tuple[Sink, Completion]] = {}
 
     @property
     def name(self) -> str:
@@ -56,15 +68,27 @@ class ReplayEngine:
         return frozenset(Ability)
 
     def submit(self, requests: Sequence[Request], sink: Sink) -> None:
-        """Deliver what was recorded, in the order of the requests."""
+        """Deliver what was recorded: at once in the order of the requests, or in the recorded order when it is its turn."""
         for request in requests:
-            sink(self._find(request).to_completion(request.key))
+            completion = self._find(request).to_completion(request.key)
+            if self._order is None:
+                sink(completion)
+            else:
+                self._waiting[request.key.request_id] = sink, completion
+        while self._order and self._order[0] in self._waiting:
+            deliver, completion = self._waiting.pop(self._order.popleft())
+            deliver(completion)
 
     def cancel(self, keys: Sequence[RequestKey]) -> None:
         """Nothing is ever in flight."""
 
     def check_health(self) -> None:
-        """A record is always well."""
+        """A record is well, unless the next completion in its order is of a request that nobody sent."""
+        if self._order and self._waiting:
+            raise InputError(
+                f"The record has a completion of {self._order[0]!r} next, which the program did not ask for: it does "
+                "not act as it did when it was recorded. Replay it without its order, or record it anew."
+            )
 
     def close(self) -> None:
         """Nothing to free."""
@@ -146,11 +170,21 @@ def replay_answer(
     *,
     budget: int | None = None,
     completions: Mapping[str, RecordedCompletion] | None = None,
+    in_order: bool = False,
 ) -> Answer:
-    """Run the recorded program again under a policy, from the record alone."""
+    """Run the recorded program again under a policy, from the record alone.
+
+    Args:
+        trace: The record.
+        policy: Decides how much it spends.
+        budget: Full budget in units of the knob; by default what was recorded.
+        completions: By name, instead of the recorded ones.
+        in_order: Whether completions come in the recorded order; only for the policy that it was recorded under.
+    """
     recipe = read_recipe(trace, policy, budget or trace.budget)
     program, _ = recipe.build(trace.question, label=trace.id)
-    engine = ReplayEngine(completions or {item.request_id: item for item in trace.completions})
+    order = [item.request_id for item in trace.completions] if in_order else None
+    engine = ReplayEngine(completions or {item.request_id: item for item in trace.completions}, order=order)
     return run(program, engine, policy)
 
 

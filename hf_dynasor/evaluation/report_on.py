@@ -235,7 +235,7 @@ def list_versions() -> dict[str, str]:
 def _make_prediction(
     trace: ProgramTrace, policy: AllocationPolicy, seed: int | None, budget: int
 ) -> Prediction:
-    answer = replay_answer(trace, policy, budget=budget)
+    answer = replay_answer(trace, policy, budget=budget, in_order=True)
     return Prediction(
         id=trace.id,
         seed=seed,
