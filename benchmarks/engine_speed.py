@@ -1,8 +1,8 @@
 """Speed of the local engines beside plain `model.generate`, on one thread, in turn.
 
-Three workloads: a full batch of equal lengths (what a static batch is best at), self-consistency (programs
-asking for 5 samples and then 15 more, of uneven length), and one request alone. Prints a table, then one JSON
-line. Speeds are per second of processor time, so that other work on the machine counts for little; quote the
+Four workloads: a full batch of equal lengths (what a static batch is best at), self-consistency (programs
+asking for 5 samples and then 15 more, of uneven length), a crowd of requests of which one in twenty runs on for five
+times as long, and one request alone. Prints a table, then one JSON line. Speeds are per second of processor time, so that other work on the machine counts for little; quote the
 ratios. About a minute of processor time.
 
     python benchmarks/engine_speed.py [--model tiny] [--rounds 3] [--tokens 48]
@@ -218,6 +218,33 @@ def _engine_waves(engine: LocalEngine, tokens: int) -> float:
     return _time(total, run)
 
 
+NUM_IN_CROWD, STATIC_BATCH = 200, 50
+
+
+def _crowd_lengths(tokens: int) -> list[int]:
+    numbers = random.Random(7)
+    usual = [max(1, int(tokens * numbers.uniform(0.25, 1.75))) for _ in range(NUM_IN_CROWD)]
+    return [5 * tokens if index % 20 == 7 else length for index, length in enumerate(usual)]
+
+
+def _plain_crowd(loaded: LoadedModel, tokens: int) -> float:
+    """Static batches, each as long as its longest."""
+    lengths = _crowd_lengths(tokens)
+
+    def run() -> None:
+        for start in range(0, NUM_IN_CROWD, STATIC_BATCH):
+            batch = range(start, start + STATIC_BATCH)
+            _plain(loaded, list(batch), max(lengths[index] for index in batch))
+
+    return _time(sum(lengths), run)
+
+
+def _engine_crowd(engine: LocalEngine, tokens: int) -> float:
+    lengths = _crowd_lengths(tokens)
+    requests = [_make_request(engine, str(index), index, length) for index, length in enumerate(lengths)]
+    return _time(sum(lengths), lambda: _complete(engine, requests))
+
+
 def _complete(engine: LocalEngine, requests: list[Generate]) -> None:
     events: queue.Queue[Event] = queue.Queue()
     engine.submit(requests, events.put)
@@ -245,6 +272,7 @@ def _print_table(results: dict[str, dict[str, float]]) -> None:
 WORKLOADS: dict[str, tuple[Callable[[LoadedModel, int], float], Callable[[LocalEngine, int], float]]] = {
     "16 x even": (_plain_even, _engine_even),
     "6 programs, 5+15": (_plain_waves, _engine_waves),
+    "200, some long": (_plain_crowd, _engine_crowd),
     "one alone": (_plain_alone, _engine_alone),
 }
 
