@@ -69,9 +69,9 @@ class RowClasses:
         num_padded = max(sizes) * len(names)
         # Half as many before classes are given up again: to change over, everything is gathered anew.
         if num_padded <= self._most_together // (2 if self._classes else 1):
-            self._classes.clear()
             plan = self._together.plan(names, sizes, read_pages, like)
-            if plan is not None:
+            if plan is not None:  # else there is no room for rows of one length: classes stay as they are
+                self._classes.clear()
                 return (Part(self._together, plan, None, is_kept=True),)
         self._together.clear()
         members: dict[int, list[int]] = {}

@@ -151,3 +151,19 @@ def test_kept_rows_stay_within_their_bound_and_the_rest_is_gathered() -> None:
         parts = store.check(arena, ["a", "b", "c"])
         assert [part.is_kept for part in parts] == [True, False]
         assert arena.num_tokens <= 50
+
+
+def test_classes_are_kept_where_rows_of_one_length_find_no_room() -> None:
+    store, arena = (
+        Store(),
+        RowClasses(page_size=PAGE, max_tokens=150),
+    )  # rows of one length have 64 tokens to grow
+    for name in ("a", "b"):
+        store.grow(name, 9)
+    is_fresh = []
+    for _ in range(4):
+        for name in ("a", "b"):
+            store.grow(name)
+        (part,) = store.check(arena, ["a", "b"])
+        is_fresh.append(part.plan.is_fresh)
+    assert is_fresh == [True, False, False, False]
