@@ -107,6 +107,9 @@ class ServerSettings:
                 raise ConfigurationError(
                     f"Got {name} = {value} but expected at least 1, or None for no limit."
                 )
+        for name in ("api_keys", "allowed_origins"):
+            if isinstance(getattr(self, name), str):  # each of its letters would be one
+                raise ConfigurationError(f"Got one text as {name} but expected a list of texts.")
         if any(not key.strip() for key in self.api_keys):
             raise ConfigurationError("Got an empty API key. Remove it, or give it some characters.")
         if unknown := len(set(self.tenants) - set(self.api_keys)):

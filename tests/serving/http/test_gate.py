@@ -159,9 +159,15 @@ def test_head_is_get_without_the_body():
         {"requests_per_minute": 0},
         {"api_keys": ("",)},
         {"max_responses_kept": 0},
+        {"allowed_origins": "https://a.example"},
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(options):
     (name,) = options
     with pytest.raises(ConfigurationError, match=name if name != "api_keys" else "API key"):
         ServerSettings(**options)
+
+
+def test_one_text_as_keys_is_refused_since_each_of_its_letters_would_open():
+    with pytest.raises(ConfigurationError, match="one text as api_keys"):
+        ServerSettings(api_keys="secret")
