@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import signal
 import socket
 import ssl
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -81,6 +83,7 @@ def run_server(
     listener = _listen(host, port)
     config = uvicorn.Config(
         app,
+        http=choose_http(),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
@@ -95,6 +98,15 @@ def run_server(
         shown = f"[{bound[0]}]" if listener.family == socket.AF_INET6 else bound[0]
         on_ready(f"{scheme}://{shown}:{bound[1]}")
         DrainingServer(config, app, settings).run(sockets=[listener])
+
+
+def choose_http() -> Any:
+    """uvicorn's parser of HTTP: the quick one with a bound on heads, or its own choice, which has one, without httptools."""
+    if importlib.util.find_spec("httptools") is None:
+        return "auto"
+    from hf_dynasor.serving.http.bounded_head import BoundedHeadProtocol
+
+    return BoundedHeadProtocol
 
 
 def _check_tls(certificate: str, key: str | None) -> None:

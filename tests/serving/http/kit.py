@@ -13,10 +13,12 @@ import uvicorn
 
 
 @contextlib.contextmanager
-def serve(app) -> Iterator[str]:
+def serve(app, **options) -> Iterator[str]:
     """Run an app on a free port of loopback; its address."""
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=5)
+        uvicorn.Config(
+            app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=5, **options
+        )
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
