@@ -137,6 +137,8 @@ def _list_jobs(arguments: argparse.Namespace) -> dict[str, list[Job]]:
         if asked and not mine:
             _note(f"the plan {name} has none of the programs that were asked for, and is left out")
             continue
+        if name == "smollm2":
+            _find_smollm2()  # that it is not installed is told now
         found[name] = list_jobs(
             plan, mine, arguments.budgets or plan.budgets, arguments.seeds or plan.num_seeds
         )

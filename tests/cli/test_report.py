@@ -8,6 +8,7 @@ import pytest
 
 from hf_dynasor.cli import report as reports
 from hf_dynasor.cli.main import main
+from hf_dynasor.errors import MissingExtraError
 from hf_dynasor.evaluation.questions import Question
 from tests.evaluation.report_kit import write_votes
 
@@ -118,3 +119,15 @@ def test_a_plan_without_the_programs_asked_for_is_left_out(tmp_path, capsys):
     assert main([*argv, "--output", str(tmp_path / "r.html")]) == 0
     assert "the plan smollm2 has none of the programs" in capsys.readouterr().err
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["embedded"]
+
+
+def test_a_model_that_is_not_installed_is_told_before_another_plan_runs(tmp_path, capsys, monkeypatch):
+    def miss():
+        raise MissingExtraError("not installed")
+
+    monkeypatch.setattr(reports, "_find_smollm2", miss)
+    argv = ["report", "--on", "embedded", "smollm2", "--folder", str(tmp_path / "runs"), "--seeds", "1"]
+    argv += ["--programs", "self_consistency", "--budgets", "1", "--num-questions", "1"]
+    assert main([*argv, "--output", str(tmp_path / "r.html")]) != 0
+    assert "not installed" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
