@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from hf_dynasor.errors import EngineError, HFDynasorError
@@ -21,6 +22,7 @@ MAX_ATTEMPTS = 5
 _IDLE_S = 1.0
 _RETRY_S = 0.5
 _TEMPORARY = (429, 503)
+_MORE_ASKED = 16  # jobs that the store is asked about with each addition, beyond twice as many as were added
 
 RunJob = Callable[[Job], AsyncGenerator["ProgramEvent | None", None]]
 
@@ -105,6 +107,8 @@ class JobRunner:
                 self._logs.pop(job.id, None)
             raise
         self._wake.set()
+        oldest = (name for name, log in self._logs.items() if not log.is_over and name not in self._tasks)
+        await self._ask_store(list(islice(oldest, 2 * len(jobs) + _MORE_ASKED)))
 
     async def cancel(self, job_id: str) -> bool:
         """End a job that has not ended; returns whether this call did."""
@@ -130,7 +134,9 @@ class JobRunner:
             try:
                 await asyncio.wait_for(changed.wait(), silence_s)
             except asyncio.TimeoutError:
-                yield None
+                await self._ask_store([job_id])
+                if not log.is_over:
+                    yield None
 
     async def _work(self) -> None:
         while not self._is_stopping:
@@ -198,6 +204,20 @@ class JobRunner:
             data = {"id": job.id} | (result or {}) | ({"error": error} if error else {})
             self._note_end(job.id, status.value, data)
             await asyncio.to_thread(self._store.forget, self._keep)
+
+    async def _ask_store(self, names: Sequence[str]) -> None:
+        """Note which of these jobs have ended: another server that shares the store may have run them."""
+        found = await asyncio.to_thread(lambda: [self._store.get(name) for name in names])
+        for name, job in zip(names, found, strict=True):
+            log = self._logs.get(name)
+            if log is None or log.is_over or name in self._tasks:
+                continue
+            if job is None:  # it ended, and is forgotten
+                log.is_over = True
+                del self._logs[name]
+            elif job.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
+                more = (job.result or {}) | ({"error": job.error} if job.error else {})
+                self._note_end(name, job.status.value, {"id": name} | more)
 
     def _note_end(self, job_id: str, kind: str, data: dict[str, Any]) -> None:
         if (log := self._logs.get(job_id)) is not None:
