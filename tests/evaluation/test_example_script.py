@@ -95,7 +95,6 @@ def test_a_killed_run_of_the_real_engine_resumes_to_the_same_result(command, tmp
     assert read(tmp_path / "again") == read(tmp_path / "whole")
 
 
-@pytest.mark.slow
 def test_two_processes_of_accelerate_have_the_totals_of_one(command, tmp_path):
     finish(run_example(sys.executable, *command, "--output_dir", "one", folder=tmp_path))
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2]
