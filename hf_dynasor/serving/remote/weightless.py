@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ class Weightless:
     def device(self) -> torch.device:
         """Nowhere."""
         return torch.device("meta")
+
+    def modules(self) -> Iterator[Any]:
+        """None."""
+        return iter(())
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Nothing can be computed.
