@@ -80,7 +80,7 @@ class ReplayEngine:
             deliver(completion)
 
     def cancel(self, keys: Sequence[RequestKey]) -> None:
-        """Nothing is ever in flight."""
+        """A record has what became of a cancelled request too, and its turn is kept."""
 
     def check_health(self) -> None:
         """A record is well, unless the next completion in its order is of a request that nobody sent."""
