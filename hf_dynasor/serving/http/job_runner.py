@@ -23,6 +23,7 @@ _IDLE_S = 1.0
 _RETRY_S = 0.5
 _TEMPORARY = (429, 503)
 _MORE_ASKED = 16  # jobs that the store is asked about with each addition, beyond twice as many as were added
+_MOST_ASKED = 1000
 
 RunJob = Callable[[Job], AsyncGenerator["ProgramEvent | None", None]]
 
@@ -97,6 +98,9 @@ class JobRunner:
 
     async def add(self, jobs: list[Job]) -> None:
         """Keep new jobs and have them run soon."""
+        # Before anything is kept: a store that fails here has taken nothing yet.
+        oldest = (name for name, log in self._logs.items() if not log.is_over and name not in self._tasks)
+        await self._ask_store(list(islice(oldest, min(2 * len(jobs) + _MORE_ASKED, _MOST_ASKED))))
         for job in jobs:  # first, since a job that is in the store may run, and end, at once
             self._logs[job.id] = EventLog()
             self._logs[job.id].add("queued", {"id": job.id})
@@ -107,8 +111,6 @@ class JobRunner:
                 self._logs.pop(job.id, None)
             raise
         self._wake.set()
-        oldest = (name for name, log in self._logs.items() if not log.is_over and name not in self._tasks)
-        await self._ask_store(list(islice(oldest, 2 * len(jobs) + _MORE_ASKED)))
 
     async def cancel(self, job_id: str) -> bool:
         """End a job that has not ended; returns whether this call did."""
