@@ -43,10 +43,10 @@ def make_engine(
     Args:
         model: A hub name, a folder, a `.gguf` file, `"embedded"`, a `LoadedModel`, or a user's own
             `pipeline("text-generation", ...)`.
-        engine: `generate` or `continuous`. `auto` takes `generate` on a CPU, where it is 1.3 times as fast on
-            one batch or one request and about equal on many programs (`benchmarks/engine_speed.py`), and
+        engine: `generate` or `continuous`. `auto` takes `generate` on a CPU, where it is 1.3 to 1.4 times
+            as fast on one batch or one request and about equal on a few programs (`benchmarks/engine_speed.py`), and
             `continuous` on CUDA; where that cannot run the model, `generate` after a warning that says why. Ask for `continuous` where requests continue
-            each other's text (trees, probes): it computes a shared beginning once.
+            each other's text (trees, probes), since it computes a shared beginning once, and for hundreds of requests at once.
         dtype, device, quantization, revision, trust_remote_code, attn_implementation: Only for models that are still
             to be loaded; see `load_model`. `auto` is the same as `None`.
         reward: What answers `Score` requests: a hub name, a folder, `"embedded"`, `"likelihood"` (of this very model),
